@@ -1,0 +1,199 @@
+"""Packs documents into rows and hands out the same batches for any number of ranks and micro-batches."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wmtp.data.dataset import TokenDataset
+from wmtp.errors import WMTPError
+
+OPEN_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Packed rows, all tensors [B, S].
+
+    document_ids count from 1 within a row, 0 is padding; position_ids restart with each document;
+    token_keys is a token's place in the data set (-1: padding); reference_ce is the reference model's
+    cross-entropy of the token itself, NaN for the first of a document, or None without a reference.
+    """
+
+    ids: Tensor
+    document_ids: Tensor
+    position_ids: Tensor
+    supervised: Tensor
+    token_keys: Tensor
+    reference_ce: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on another device."""
+        tensors = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if v is not None}
+        return replace(self, **tensors)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are not padding."""
+        return int((self.document_ids > 0).sum())
+
+
+def pack(lengths: Sequence[int], order: Sequence[int], sequence_length: int) -> list[list[int]]:
+    """First-fit: each document, in this order, goes into the oldest of the last few rows that has room."""
+    rows: list[list[int]] = []
+    open_rows: list[list[int]] = []  # [row, room left]
+    for document in order:
+        length = int(lengths[document])
+        for candidate in open_rows:
+            if candidate[1] >= length:
+                rows[candidate[0]].append(int(document))
+                candidate[1] -= length
+                break
+        else:
+            open_rows.append([len(rows), sequence_length - length])
+            rows.append([int(document)])
+            if len(open_rows) > OPEN_ROWS:
+                open_rows.remove(min(open_rows, key=lambda candidate: candidate[1]))
+    return rows
+
+
+def collate(
+    dataset: TokenDataset,
+    rows: Sequence[Sequence[int]],
+    sequence_length: int,
+    reference_ce: NDArray[np.float16] | None = None,
+) -> Batch:
+    """The batch of these rows, each a list of documents, padded to the row's length."""
+    shape = (len(rows), sequence_length)
+    pad = np.zeros(shape, dtype=np.int64)
+    ids, document_ids, position_ids = pad.copy(), pad.copy(), pad.copy()
+    token_keys = np.full(shape, -1, dtype=np.int64)
+    supervised = np.zeros(shape, dtype=np.bool_)
+    ce = None if reference_ce is None else np.full(shape, np.nan, dtype=np.float32)
+    for b, documents in enumerate(rows):
+        at = 0
+        for number, document in enumerate(documents, start=1):
+            start, end = int(dataset.offsets[document]), int(dataset.offsets[document + 1])
+            place = slice(at, at + end - start)
+            ids[b, place] = dataset.tokens[start:end]
+            document_ids[b, place] = number
+            position_ids[b, place] = np.arange(end - start)
+            token_keys[b, place] = np.arange(start, end)
+            supervised[b, place] = dataset.supervised[start:end]
+            if ce is not None and reference_ce is not None:
+                ce[b, place] = reference_ce[start:end]
+            at += end - start
+    return Batch(
+        ids=torch.from_numpy(ids),
+        document_ids=torch.from_numpy(document_ids),
+        position_ids=torch.from_numpy(position_ids),
+        supervised=torch.from_numpy(supervised),
+        token_keys=torch.from_numpy(token_keys),
+        reference_ce=None if ce is None else torch.from_numpy(ce),
+    )
+
+
+class Loader:
+    """Endless shuffled epochs of packed rows.
+
+    Rows come in one global order that depends on the seed alone; step t takes the next `batch_size` of them, rank r
+    its share of those, in micro-batches. Resuming with another number of ranks continues the same order.
+    """
+
+    def __init__(
+        self,
+        dataset: TokenDataset,
+        *,
+        sequence_length: int,
+        batch_size: int,
+        micro_batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        reference_ce: NDArray[np.float16] | None = None,
+    ) -> None:
+        if batch_size % (world_size * micro_batch_size):
+            raise WMTPError(
+                f"train.batch_size {batch_size} does not divide into {world_size} ranks "
+                f"of micro-batches of {micro_batch_size} rows"
+            )
+        self.dataset = dataset
+        self.sequence_length = sequence_length
+        self.batch_size = batch_size
+        self.micro_batch_size = micro_batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.reference_ce = reference_ce
+        self.epoch = 0
+        self.next_row = 0
+        self._rows = self._plan(0)
+
+    @property
+    def rows_per_epoch(self) -> int:
+        """Packed rows of the present epoch."""
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        return self
+
+    def __next__(self) -> list[Batch]:
+        """This rank's micro-batches of the next optimiser step."""
+        rows = self._take(self.batch_size)
+        share = self.batch_size // self.world_size
+        mine = rows[self.rank * share : (self.rank + 1) * share]
+        return [
+            collate(
+                self.dataset, mine[i : i + self.micro_batch_size], self.sequence_length, self.reference_ce
+            )
+            for i in range(0, share, self.micro_batch_size)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next step starts."""
+        return {"epoch": self.epoch, "next_row": self.next_row, "data": self.dataset.fingerprint}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from there.
+
+        Raises:
+            WMTPError: the data is not that of the state.
+        """
+        if state["data"] != self.dataset.fingerprint:
+            raise WMTPError(
+                f"data.source: the training data changed since the checkpoint: fingerprint "
+                f"{self.dataset.fingerprint[:16]} now, {state['data'][:16]} then"
+            )
+        self.epoch, self.next_row = state["epoch"], state["next_row"]
+        self._rows = self._plan(self.epoch)
+
+    def _take(self, count: int) -> list[list[int]]:
+        taken: list[list[int]] = []
+        while len(taken) < count:
+            part = self._rows[self.next_row : self.next_row + count - len(taken)]
+            taken += part
+            self.next_row += len(part)
+            if self.next_row == len(self._rows):
+                self.epoch, self.next_row = self.epoch + 1, 0
+                self._rows = self._plan(self.epoch)
+        return taken
+
+    def _plan(self, epoch: int) -> list[list[int]]:
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
+        return pack(self.dataset.lengths.tolist(), order.tolist(), self.sequence_length)
+
+
+def in_order(
+    dataset: TokenDataset,
+    sequence_length: int,
+    batch_size: int,
+    reference_ce: NDArray[np.float16] | None = None,
+) -> Iterator[Batch]:
+    """Every document once, in packed batches, unshuffled."""
+    rows = pack(dataset.lengths.tolist(), range(len(dataset)), sequence_length)
+    for start in range(0, len(rows), batch_size):
+        yield collate(dataset, rows[start : start + batch_size], sequence_length, reference_ce)

@@ -1,0 +1,279 @@
+"""Arms × seeds on the same data order and initialisation, evaluated and tabled."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wmtp.config import Config, Recipe, override, to_yaml
+from wmtp.data.corpus import Data, load_data
+from wmtp.environment import choose_device, choose_dtype, configure_torch, describe
+from wmtp.errors import WMTPError
+from wmtp.evaluate.runner import evaluate_run, evaluation_path
+from wmtp.experiment.results import (
+    ArmResult,
+    Comparison,
+    ReferenceResult,
+    SeedResult,
+    write_comparison,
+    write_heatmap,
+)
+from wmtp.experiment.samples import weighted_samples
+from wmtp.experiment.statistics import interval, mean_interval, paired_difference
+from wmtp.model.build import load_reference, model_fingerprint
+from wmtp.registry import did_you_mean
+from wmtp.storage import read_json, write_json, write_text
+from wmtp.tracking import MetricsLog
+from wmtp.train import checkpoint
+from wmtp.train.run import train
+from wmtp.weighting.refscores import write_scores
+from wmtp.weighting.scorers import SCORERS
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A recipe of its own, and where its runs are."""
+
+    name: str
+    changes: dict[str, Any]
+    recipe: Recipe
+
+    def run(self, directory: Path, seed: int) -> Path:
+        """The run directory of a seed."""
+        return directory / "arms" / self.name / f"seed-{seed}"
+
+    def with_seed(self, seed: int) -> Recipe:
+        """The recipe of one run."""
+        return override(self.recipe, {"seed": seed, "name": f"{self.name}-{seed}"}, self.name)
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether its scorer reads a reference model."""
+        return SCORERS.create(self.recipe.train.scorer_name, self.recipe).needs_reference
+
+
+def choose_arms(recipe: Recipe, names: Sequence[str] | None) -> list[Arm]:
+    """The recipe's arms, or those of them that are named; always with the baseline.
+
+    Raises:
+        WMTPError: an unknown arm, no arms, or an arm whose overrides do not fit.
+    """
+    arms = recipe.compare.arms
+    if not arms:
+        raise WMTPError("compare.arms: the recipe names no arms to compare")
+    wanted = list(names or arms)
+    for name in [*wanted, recipe.compare.baseline]:
+        if name not in arms:
+            raise WMTPError(f"compare: unknown arm {name!r}; {did_you_mean(name, list(arms))}")
+    if recipe.compare.baseline not in wanted:
+        wanted.insert(0, recipe.compare.baseline)
+    return [Arm(name, arms[name], override(recipe, arms[name], f"compare.arms.{name}")) for name in wanted]
+
+
+def compare(
+    recipe: Recipe, config: Config, arms: Sequence[Arm], seeds: Sequence[int], say: Say
+) -> tuple[Comparison, Path]:
+    """Train and evaluate what is not finished yet, and put the results together.
+
+    Every arm of a seed starts from the same initial weights (extra heads aside) and reads the same rows in the same
+    order. The reference model is trained once, with the recipe's own seed.
+
+    Args:
+        say: gets a line before each part of the work.
+    Returns:
+        The comparison and its directory, which holds `comparison.json`, `heatmap.json` and the runs.
+    """
+    configure_torch(config.devices)
+    directory = Path(config.paths.runs) / recipe.name
+    directory.mkdir(parents=True, exist_ok=True)
+    write_text(directory / "recipe.yaml", to_yaml(recipe))
+    write_text(directory / "config.yaml", to_yaml(config))
+    write_json(directory / "environment.json", describe(config.devices))
+    shared = _SharedData(config)
+    reference = None
+    if recipe.compare.reference is not None and any(arm.needs_reference for arm in arms):
+        say("reference")
+        reference = _train_reference(recipe, config, shared, directory)
+        arms = [_with_reference(arm, directory) for arm in arms]
+    runs: dict[tuple[str, int], Path] = {}
+    for seed in seeds:
+        for arm in arms:
+            say(f"{arm.name}, seed {seed} ({len(runs) + 1} of {len(arms) * len(seeds)})")
+            run = arm.run(directory, seed)
+            _train_and_evaluate(arm.with_seed(seed), config, shared, run)
+            runs[arm.name, seed] = run
+    comparison = _collect(recipe, config, arms, seeds, runs, reference, directory)
+    write_comparison(comparison, directory)
+    newest = {arm.name: checkpoint.checkpoints(runs[arm.name, seeds[0]])[-1] for arm in arms}
+    write_heatmap(weighted_samples(arms, newest, config, shared.of(recipe)), directory)
+    return comparison, directory
+
+
+class _SharedData:
+    """Data sets by what they consist of: arms that choose other documents load their own."""
+
+    def __init__(self, config: Config) -> None:
+        self._cache = Path(config.paths.cache)
+        self._loaded: dict[str, Data] = {}
+
+    def of(self, recipe: Recipe) -> Data:
+        """The data of a recipe."""
+        choice = recipe.data.model_dump_json(exclude={"reference_scores"})
+        if choice not in self._loaded:
+            self._loaded[choice] = load_data(recipe, self._cache)
+        return self._loaded[choice]
+
+
+def _train_and_evaluate(recipe: Recipe, config: Config, shared: _SharedData, run: Path) -> None:
+    data = shared.of(recipe)
+    train(recipe, config, run, resume="auto", data=data)
+    if not evaluation_path(run, recipe).exists():
+        evaluate_run(run, recipe, config)
+
+
+def _train_reference(
+    recipe: Recipe, config: Config, shared: _SharedData, directory: Path
+) -> ReferenceResult:
+    """Train the reference and score the arms' training data with it, unless that is done."""
+    changes = recipe.compare.reference or {}
+    learner = override(recipe, {"name": "reference", **changes}, "compare.reference")
+    run = directory / "reference"
+    _train_and_evaluate(learner, config, shared, run)
+    location = str(checkpoint.checkpoints(run)[-1])
+    data = shared.of(recipe)
+    if not (directory / "scores").exists():
+        device = choose_device(config.devices)
+        write_scores(
+            directory / "scores",
+            data.train,
+            load_reference(location, data.tokenizer),
+            model_fingerprint=model_fingerprint(location),
+            sequence_length=recipe.data.sequence_length,
+            batch_size=recipe.train.rows_at_once,
+            device=device,
+            dtype=choose_dtype(config.devices, device),
+        )
+    evaluation = read_json(evaluation_path(run, learner))
+    return ReferenceResult(
+        pass_at_1=_pass_at_1(evaluation),
+        validation_ce=_last(run, "validation")["ce"][0],
+        seconds=_last(run, "train")["seconds"],
+        run=run.name,
+    )
+
+
+def _with_reference(arm: Arm, directory: Path) -> Arm:
+    if not arm.needs_reference:
+        return arm
+    places = {
+        "model.ref_id": str(directory / "reference"),
+        "data.reference_scores": str(directory / "scores"),
+    }
+    return replace(arm, recipe=override(arm.recipe, places, arm.name))
+
+
+def _collect(
+    recipe: Recipe,
+    config: Config,
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    runs: Mapping[tuple[str, int], Path],
+    reference: ReferenceResult | None,
+    directory: Path,
+) -> Comparison:
+    evaluations = {key: read_json(evaluation_path(run, recipe)) for key, run in runs.items()}
+    passes = {
+        arm.name: np.asarray(
+            [
+                [p["passed"] / p["samples"] for p in evaluations[arm.name, seed]["by_problem"]]
+                for seed in seeds
+            ]
+        )
+        for arm in arms
+    }
+    first = evaluations[arms[0].name, seeds[0]]
+    return Comparison(
+        name=recipe.name,
+        task=first["task"],
+        protocol=first["protocol"],
+        baseline=recipe.compare.baseline,
+        seeds=list(seeds),
+        steps=recipe.train.steps,
+        problems=first["problems"],
+        arms=[
+            _arm_result(arm, seeds, runs, evaluations, passes, recipe.compare.baseline, directory)
+            for arm in arms
+        ],
+        reference=reference,
+        conditions=_conditions(recipe, config),
+    )
+
+
+def _arm_result(
+    arm: Arm,
+    seeds: Sequence[int],
+    runs: Mapping[tuple[str, int], Path],
+    evaluations: Mapping[tuple[str, int], dict[str, Any]],
+    passes: Mapping[str, NDArray[np.float64]],
+    baseline: str,
+    directory: Path,
+) -> ArmResult:
+    own_runs = [runs[arm.name, seed] for seed in seeds]
+    own_evaluations = [evaluations[arm.name, seed] for seed in seeds]
+    trained = [_last(run, "train") for run in own_runs]
+    ce = [_last(run, "validation")["ce"][0] for run in own_runs]
+    decoding = [e["decoding"] for e in own_evaluations if e["decoding"] is not None]
+    verdicts = Counter[str]()
+    for evaluation in own_evaluations:
+        verdicts.update(evaluation["verdicts"])
+    return ArmResult(
+        name=arm.name,
+        description=arm.changes,
+        pass_at_1=interval(passes[arm.name]),
+        difference=None
+        if arm.name == baseline
+        else paired_difference(passes[arm.name], passes[baseline]),
+        validation_ce=mean_interval(ce),
+        tokens_per_forward=_mean([d["tokens_per_forward"] for d in decoding]) if decoding else None,
+        acceptance=np.mean([d["acceptance"] for d in decoding], axis=0).tolist() if decoding else None,
+        training_tokens_per_second=_mean([t["tokens"] / t["seconds"] for t in trained]),
+        training_seconds=_mean([t["seconds"] for t in trained]),
+        training_tokens=round(_mean([t["tokens"] for t in trained])),
+        by_seed=[
+            SeedResult(seed, _pass_at_1(e), c, str(run.relative_to(directory)))
+            for seed, run, e, c in zip(seeds, own_runs, own_evaluations, ce, strict=True)
+        ],
+        verdicts=dict(verdicts),
+    )
+
+
+def _conditions(recipe: Recipe, config: Config) -> dict[str, Any]:
+    found = describe(config.devices)
+    kept = ("wmtp", "torch", "processor", "cores", "threads", "device", "precision")
+    conditions = {"date": date.today().isoformat(), **{key: found[key] for key in kept}}
+    if recipe.data.source == "tinycode":
+        conditions["noise"] = recipe.data.tinycode.noise
+    return conditions
+
+
+def _pass_at_1(evaluation: Mapping[str, Any]) -> float:
+    """The share of samples that passed, mean over problems: pass@1 for any number of samples."""
+    return _mean([p["passed"] / p["samples"] for p in evaluation["by_problem"]])
+
+
+def _last(run: Path, kind: str) -> dict[str, Any]:
+    records = [record for record in MetricsLog(run) if record["kind"] == kind]
+    if not records:
+        raise WMTPError(f"{run}/metrics.jsonl: holds no {kind} record; delete the run and repeat the comparison")
+    return records[-1]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))

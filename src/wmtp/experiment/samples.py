@@ -1,0 +1,90 @@
+"""Training documents with the weight that each arm gives their tokens."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from wmtp.config import Config, Recipe
+from wmtp.data.corpus import Data
+from wmtp.data.dataset import documents_from
+from wmtp.environment import choose_device
+from wmtp.experiment.results import TokenSample
+from wmtp.train.run import build_module, reference_scores
+from wmtp.weighting.inspect import planted_tokens, token_pieces, token_weights
+
+POPULATION = 256
+"""Documents that are weighed together, about as many as in an optimiser step."""
+SHOWN = 10
+
+
+class NamedRecipe(Protocol):
+    """An arm: its name and its recipe."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def recipe(self) -> Recipe: ...
+
+
+def weighted_samples(
+    arms: Sequence[NamedRecipe], checkpoints: Mapping[str, Path], config: Config, data: Data
+) -> list[TokenSample]:
+    """A few training documents, one of each kind of planted error first, weighed by every arm's last model."""
+    device = choose_device(config.devices)
+    population = range(min(POPULATION, len(data.train)))
+    weights: dict[str, dict[int, list[float | None]]] = {}
+    for arm in arms:
+        module = build_module(arm.recipe, config, data, model_from=checkpoints[arm.name]).to(device)
+        scores = reference_scores(arm.recipe, data)
+        weights[arm.name] = token_weights(
+            module, data.train, population, device=device, reference_ce=scores
+        )
+    return [
+        token_sample(data, document, {name: found[document] for name, found in weights.items()})
+        for document in _choose(data, population)
+    ]
+
+
+def token_sample(data: Data, document: int, weights: dict[str, list[float | None]]) -> TokenSample:
+    """One document of the training data, piece by piece."""
+    index = int(data.train.sources[document])
+    row = data.rows.train[index]
+    text = documents_from([row], data.rows.fields, "data")[0]
+    pieces = token_pieces(data.tokenizer, text)
+    first = int(data.train.offsets[document])
+    start = first - int(data.train.offsets[_first_piece(data, document)])
+    shown = pieces[start : start + int(data.train.lengths[document])]
+    supervised = [weight is not None for weight in next(iter(weights.values()))]
+    return TokenSample(
+        title=_title(row, index),
+        prompt_tokens=sum(place < 0 for _, place, _ in shown),
+        tokens=[piece for piece, _, _ in shown],
+        supervised=supervised,
+        planted=planted_tokens(shown, row),
+        weights=weights,
+    )
+
+
+def _first_piece(data: Data, document: int) -> int:
+    """The first document that came from the same row: long rows are split into several."""
+    while document > 0 and data.train.sources[document - 1] == data.train.sources[document]:
+        document -= 1
+    return document
+
+
+def _title(row: Mapping[str, Any], index: int) -> str:
+    name = str(row.get("task_id", row.get("path", f"row {index}")))
+    corruption = row.get("corruption")
+    return f"{name}: {corruption}" if corruption else name
+
+
+def _choose(data: Data, population: Sequence[int]) -> list[int]:
+    """Alternating over the kinds of corruption (none is one of them), in order of appearance."""
+    kinds: dict[Any, list[int]] = {}
+    for document in population:
+        row = data.rows.train[int(data.train.sources[document])]
+        kinds.setdefault(row.get("corruption"), []).append(document)
+    rounds = max(map(len, kinds.values()))
+    ordered = [own[i] for i in range(rounds) for own in kinds.values() if i < len(own)]
+    return ordered[:SHOWN]

@@ -1,0 +1,174 @@
+"""Models from a recipe: the learner, and reference models of any kind."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+from wmtp.config import ModelConfig, Recipe
+from wmtp.data.loader import Batch
+from wmtp.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from wmtp.errors import WMTPError
+from wmtp.model.modeling import MTPConfig, MTPForCausalLM, copy_head_0, document_mask, initialise
+from wmtp.storage import sha256_file, sha256_text
+
+transformers_logging.disable_progress_bar()
+
+
+def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> MTPForCausalLM:
+    """The learner, in float32: from `model.base_id`, or initialised from the recipe's seed."""
+    if recipe.model.base_id is not None:
+        return _from_base(recipe.model, len(tokenizer), recipe.data.sequence_length)
+    model = MTPForCausalLM(MTPConfig(_backbone_config(recipe, tokenizer), heads=recipe.model.heads))
+    initialise(model, recipe.seed, recipe.model.init_std)
+    if recipe.model.head_init == "copy":
+        copy_head_0(model)
+    return model
+
+
+def count_parameters(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
+    """Parameters of the learner: all, and of its next-token part (trunk, head 0, embeddings); nothing is loaded."""
+    with torch.device("meta"):
+        if recipe.model.base_id is not None:
+            base = _load_config(recipe.model.base_id, "model.base_id")
+            backbone = _with_layers(base, base.num_hidden_layers + recipe.model.heads - 1)
+        else:
+            backbone = _backbone_config(recipe, tokenizer)
+        model = MTPForCausalLM(MTPConfig(backbone, heads=recipe.model.heads))
+    extra = sum(
+        p.numel() for layer in model.model.layers[model.trunk_layers + 1 :] for p in layer.parameters()
+    )
+    total = sum(p.numel() for p in model.parameters())
+    return total, total - extra
+
+
+def _backbone_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
+    model = recipe.model
+    extra = model.heads - 1 if model.placement == "append" else 0
+    return AutoConfig.for_model(
+        model.architecture,
+        vocab_size=len(tokenizer),
+        hidden_size=model.hidden_size,
+        intermediate_size=model.intermediate_size or _round_up(model.hidden_size * 8 / 3, 32),
+        num_hidden_layers=model.layers + extra,
+        num_attention_heads=model.attention_heads,
+        num_key_value_heads=model.key_value_heads or model.attention_heads,
+        head_dim=model.hidden_size // model.attention_heads,
+        max_position_embeddings=max(2048, 2 * recipe.data.sequence_length),
+        tie_word_embeddings=model.tie_embeddings,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        sliding_window=None,
+    )
+
+
+def _round_up(size: float, multiple: int) -> int:
+    return -(-int(size) // multiple) * multiple
+
+
+def _from_base(model: ModelConfig, vocab_size: int, sequence_length: int) -> MTPForCausalLM:
+    base = load_causal_lm(str(model.base_id), "model.base_id")
+    if isinstance(base, MTPForCausalLM):
+        raise WMTPError(f"model.base_id {model.base_id!r}: has heads already; give a next-token model")
+    if base.get_input_embeddings().num_embeddings < vocab_size:
+        raise WMTPError(
+            f"model.base_id {model.base_id!r}: its vocabulary of {base.get_input_embeddings().num_embeddings} "
+            f"is smaller than the tokenizer's {vocab_size} (data.tokenizer)"
+        )
+    window = getattr(base.config, "sliding_window", None)
+    if window is not None and window < sequence_length:
+        raise WMTPError(
+            f"model.base_id {model.base_id!r}: attends over a window of {window}; "
+            f"data.sequence_length {sequence_length} must not exceed it"
+        )
+    layers = base.config.num_hidden_layers + model.heads - 1
+    learner = MTPForCausalLM(MTPConfig(_with_layers(base.config, layers), heads=model.heads))
+    missing, unexpected = learner.load_state_dict(base.state_dict(), strict=False)
+    extra = tuple(f"model.layers.{learner.trunk_layers + h}." for h in range(1, model.heads))
+    if unexpected or any(not name.startswith(extra) for name in missing):
+        raise WMTPError(f"model.base_id {model.base_id!r}: {type(base).__name__} is not Llama-shaped")
+    if model.head_init == "copy":
+        copy_head_0(learner)
+    return learner
+
+
+def _with_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
+    values = config.to_dict() | {"num_hidden_layers": layers, "layer_types": None}
+    return type(config).from_dict(values)
+
+
+def _load_config(location: str, key: str) -> PreTrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(location)
+    except (OSError, ValueError) as error:
+        raise WMTPError(f"{key} {location!r}: cannot be loaded: {str(error).splitlines()[0]}") from None
+
+
+def load_causal_lm(location: str, key: str) -> PreTrainedModel:
+    """A causal language model in float32 from a folder or hub name; `key` names the setting in errors."""
+    _load_config(location, key)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            location, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise WMTPError(f"{key} {location!r}: cannot be loaded: {str(error).splitlines()[0]}") from None
+    loaded, report = model
+    if report["missing_keys"] or report["mismatched_keys"]:
+        lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+        raise WMTPError(f"{key} {location!r}: damaged: no usable weights for {', '.join(lacking[:3])}")
+    assert isinstance(loaded, PreTrainedModel)
+    return loaded
+
+
+def load_reference(location: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """A frozen model that judges the learner's tokens.
+
+    Raises:
+        WMTPError: it cannot be loaded, or its vocabulary is not the learner's.
+    """
+    reference = load_causal_lm(location, "model.ref_id").eval().requires_grad_(False)
+    rows = reference.get_output_embeddings().weight.shape[0]
+    if rows < len(tokenizer):
+        raise WMTPError(
+            f"model.ref_id {location!r}: its vocabulary of {rows} is not the learner's of {len(tokenizer)}"
+        )
+    if (Path(location) / "tokenizer.json").exists():
+        theirs = tokenizer_fingerprint(load_tokenizer(location))
+        ours = tokenizer_fingerprint(tokenizer)
+        if theirs != ours:
+            raise WMTPError(
+                f"model.ref_id {location!r}: its tokenizer {theirs[:16]} is not the learner's {ours[:16]}; "
+                f"set data.tokenizer to the reference's"
+            )
+    return reference
+
+
+def model_fingerprint(location: str) -> str:
+    """Hex digest of the weights and configuration in a folder; of the name itself for a hub model."""
+    folder = Path(location)
+    if not folder.is_dir():
+        return sha256_text(location)
+    files = sorted([*folder.glob("*.safetensors"), folder / "config.json"])
+    return sha256_text(*(f"{file.name} {sha256_file(file)}" for file in files))
+
+
+def next_token_hidden(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """[B, S, D]: what, times the output embedding, are the next-token logits of packed documents."""
+    mask = document_mask(batch.document_ids)
+    if isinstance(model, MTPForCausalLM):
+        return model.head(model.trunk(batch.ids, mask=mask, position_ids=batch.position_ids), 0)
+    output = model.base_model(
+        input_ids=batch.ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
+    )
+    hidden: Tensor = output.last_hidden_state
+    return hidden

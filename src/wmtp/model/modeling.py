@@ -1,0 +1,195 @@
+"""MTPForCausalLM: a trunk, H heads of one decoder layer each, one shared norm and unembedding."""
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    DynamicCache,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
+
+
+class MTPConfig(PreTrainedConfig):
+    """A backbone configuration (Llama-shaped) and the number of heads.
+
+    `backbone.num_hidden_layers` counts trunk and heads: layers `[:-heads]` are the trunk, layer `-heads` is head 0
+    and the rest are heads 1..H-1. So trunk and head 0, taken together, are a next-token model of the same names.
+    """
+
+    model_type = "wmtp"
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+
+    def __init__(
+        self, backbone: dict[str, Any] | PreTrainedConfig | None = None, heads: int = 1, **kwargs: Any
+    ):
+        if not isinstance(backbone, PreTrainedConfig):
+            backbone = AutoConfig.for_model(**(backbone or {"model_type": "llama"}))
+        self.backbone: PreTrainedConfig = backbone
+        self.heads = heads
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"):
+            kwargs.setdefault(name, getattr(backbone, name))
+        super().__init__(**kwargs)
+
+    def get_text_config(self, *_: Any, **__: Any) -> PreTrainedConfig:
+        """What transformers asks for layer counts and cache sizes: the backbone's."""
+        return self.backbone
+
+    def to_dict(self) -> dict[str, Any]:
+        values: dict[str, Any] = super().to_dict()
+        return values | {"backbone": self.backbone.to_dict()}
+
+
+@dataclass(frozen=True)
+class TrunkOutput:
+    """The trunk's hidden states [B, S, D], and what every head needs beside them."""
+
+    hidden_bsd: Tensor
+    layer_arguments: dict[str, Any]
+
+
+class MTPForCausalLM(PreTrainedModel, GenerationMixin):
+    """A causal language model whose head h predicts token s + h + 1 from position s (arXiv 2404.19737).
+
+    `forward` is the next-token model (head 0), so `generate` and every tool for causal models work.
+    `trunk` and `head` give the hidden states that, times `unembedding`, are the logits of each head.
+    """
+
+    config_class = MTPConfig
+    config: MTPConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: MTPConfig):
+        super().__init__(config)
+        config.backbone._attn_implementation = config._attn_implementation
+        self.model = AutoModel.from_config(config.backbone)
+        self.lm_head = nn.Linear(config.backbone.hidden_size, config.backbone.vocab_size, bias=False)
+        self._no_split_modules = list(self.model._no_split_modules)
+        self.post_init()
+
+    @property
+    def trunk_layers(self) -> int:
+        """Layers below the heads."""
+        return len(self.model.layers) - self.config.heads
+
+    @property
+    def unembedding(self) -> Tensor:
+        """[V, D], shared by all heads."""
+        weight: Tensor = self.lm_head.weight
+        return weight
+
+    def trunk(
+        self,
+        ids_bs: Tensor,
+        *,
+        mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> TrunkOutput:
+        """Embedding and all layers below the heads.
+
+        Args:
+            ids_bs: [B, S] tokens.
+            mask: [B, S] 1 for tokens and 0 for padding, or [B, 1, S, keys] bool, true where attended.
+            position_ids: [B, S].
+            cache: keys and values of earlier positions, extended in place.
+        """
+        hidden = self.model.embed_tokens(ids_bs)
+        if position_ids is None:
+            seen = cache.get_seq_length() if cache is not None else 0
+            position_ids = torch.arange(seen, seen + ids_bs.shape[1], device=ids_bs.device)[None]
+        causal_mask = create_causal_mask(
+            config=self.config.backbone,
+            inputs_embeds=hidden,
+            attention_mask=mask,
+            past_key_values=cache,
+            position_ids=position_ids,
+        )
+        arguments = {
+            "attention_mask": causal_mask,
+            "position_ids": position_ids,
+            "past_key_values": cache,
+            "use_cache": cache is not None,
+            "position_embeddings": self.model.rotary_emb(hidden, position_ids=position_ids),
+        }
+        for layer in self.model.layers[: self.trunk_layers]:
+            hidden = layer(hidden, **arguments)
+        return TrunkOutput(hidden, arguments)
+
+    def head(self, trunk: TrunkOutput, h: int) -> Tensor:
+        """Normalised hidden states of head h, [B, S, D]; times the unembedding they are its logits."""
+        layer = self.model.layers[self.trunk_layers + h]
+        hidden: Tensor = self.model.norm(layer(trunk.hidden_bsd, **trunk.layer_arguments))
+        return hidden
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        labels: Tensor | None = None,
+    ) -> CausalLMOutputWithPast:
+        """Next-token logits [B, S, V] of head 0; `labels` (unshifted) as in every causal model of transformers."""
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        trunk = self.trunk(input_ids, mask=attention_mask, position_ids=position_ids, cache=past_key_values)
+        hidden = self.head(trunk, 0)
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(hidden[:, keep])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1])
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+
+
+AutoConfig.register("wmtp", MTPConfig)
+AutoModelForCausalLM.register(MTPConfig, MTPForCausalLM)
+
+
+def document_mask(document_ids_bs: Tensor) -> Tensor:
+    """[B, 1, S, S] bool: a position sees itself and earlier ones of its own document; padding sees itself."""
+    positions = torch.arange(document_ids_bs.shape[1], device=document_ids_bs.device)
+    causal = positions[:, None] >= positions[None, :]
+    same = document_ids_bs[:, :, None] == document_ids_bs[:, None, :]
+    return (causal & same)[:, None]
+
+
+@torch.no_grad()
+def initialise(model: MTPForCausalLM, seed: int, std: float) -> None:
+    """Give every parameter its initial value, drawn from a stream of its own: N(0, std²), norms 1, biases 0.
+
+    A parameter's value depends on the seed and its name alone, so models that differ only in the number of heads
+    start with the same trunk, head 0 and embeddings.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) ^ (seed << 32))
+            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
+
+
+@torch.no_grad()
+def copy_head_0(model: MTPForCausalLM) -> None:
+    """Start heads 1..H-1 as copies of head 0."""
+    heads = model.model.layers[model.trunk_layers :]
+    for head in heads[1:]:
+        head.load_state_dict(heads[0].state_dict())

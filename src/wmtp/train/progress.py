@@ -1,0 +1,72 @@
+"""What a person sees of a long piece of work: a live bar in a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+PLAIN_SECONDS = 5.0
+
+
+class Update(Protocol):
+    """Called as work goes on, with how much is done and a line about it."""
+
+    def __call__(self, done: int, text: str = "") -> None: ...
+
+
+@contextmanager
+def progress(title: str, total: int, console: Console | None = None) -> Iterator[Update]:
+    """A bar of `total` units; without a terminal, a line on standard error every few seconds and at the end."""
+    console = console or Console(stderr=True)
+    if console.is_terminal:
+        columns = (
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"),
+        )
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(title, total=total, text="")
+            yield lambda done, text="": bar.update(task, completed=done, text=text)
+        return
+    started = last = time.monotonic()
+
+    def line(done: int, text: str = "") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < PLAIN_SECONDS and not (done == total and now - started >= 2):
+            return
+        last = now
+        left = (now - started) / max(done, 1) * (total - done)
+        print(f"{title} {done}/{total} eta {duration(left)} {text}".rstrip(), file=sys.stderr, flush=True)
+
+    yield line
+
+
+def duration(seconds: float) -> str:
+    """m:ss, or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def describe_step(record: dict[str, Any]) -> str:
+    """One line about a training record of metrics.jsonl."""
+    heads = " ".join("–" if ce is None else f"{ce:.3f}" for ce in record["ce"])
+    parts = [
+        f"loss {record['loss']:.3f}",
+        f"ce {heads}",
+        f"w {record['weight_mean']:.2f} H {record['weight_entropy']:.2f} eff {record['weight_effective']:.2f}",
+        f"|g| {record['grad_norm']:.2f}" if record["grad_norm"] is not None else "|g| –",
+        f"lr {record['lr']:.1e}",
+        f"{record['tokens_per_second']:,.0f} tok/s",
+        f"{record['memory_mib']:.0f} MiB",
+    ]
+    if record["skipped_steps"]:
+        parts.append(f"skipped {record['skipped_steps']}")
+    return "  ".join(parts)

@@ -1,0 +1,63 @@
+"""Which weight each token of a document gets: what a person looks at."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
+
+from wmtp.data.dataset import Document, TokenDataset
+from wmtp.data.loader import collate, pack
+from wmtp.train.module import WeightedMTP
+
+Places = Sequence[Sequence[int]]
+
+
+def token_weights(
+    module: WeightedMTP,
+    dataset: TokenDataset,
+    documents: Sequence[int],
+    *,
+    device: torch.device,
+    reference_ce: NDArray[np.float16] | None = None,
+) -> dict[int, list[float | None]]:
+    """Weights of these documents as one training step would give them, normalised over these documents together.
+
+    Returns:
+        document -> the weight of each of its tokens as head 0's target, None where it is not supervised.
+    """
+    length = module.recipe.data.sequence_length
+    rows = pack(dataset.lengths.tolist(), documents, length)
+    batch = collate(dataset, rows, length, reference_ce).to(device)
+    valid_bsh = module.targets(batch)[1]
+    weights_bsh = module.weigh([module.scores(batch)], [valid_bsh], [batch], step=0)[0]
+    of_token: dict[int, float] = {
+        int(key): float(weight)
+        for key, weight in zip(
+            batch.token_keys[:, 1:][valid_bsh[:, :-1, 0]], weights_bsh[..., 0][valid_bsh[..., 0]], strict=True
+        )
+    }
+    return {
+        document: [
+            of_token.get(key) for key in range(dataset.offsets[document], dataset.offsets[document + 1])
+        ]
+        for document in documents
+    }
+
+
+def token_pieces(tokenizer: PreTrainedTokenizerFast, document: Document) -> list[tuple[str, int, int]]:
+    """Each token's text and its place [start, end) in the completion; the prompt's places are negative."""
+    pieces: list[tuple[str, int, int]] = []
+    for text, shift in ((document.prompt, -len(document.prompt)), (document.completion, 0)):
+        offsets = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets
+        pieces += [(text[start:end], start + shift, end + shift) for start, end in offsets]
+    end = len(document.completion)
+    return [*pieces, (str(tokenizer.eos_token), end, end + 1)]
+
+
+def planted_tokens(pieces: Sequence[tuple[str, int, int]], row: Mapping[str, Any]) -> list[bool]:
+    """Whether each token overlaps one of the row's `error_spans` (character places in the completion)."""
+    spans: Places = row.get("error_spans") or ()
+    return [any(start < high and low < end for low, high in spans) for _, start, end in pieces]
