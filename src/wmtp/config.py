@@ -19,7 +19,10 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 ALGORITHMS = {"mtp-baseline": "uniform", "rho1-wmtp": "rho1-excess-v1"}
 """Algorithm to the scorer it trains with."""
 
-CONTROLS = ("shuffled", "matched-random")
+CONTROLS = {
+    "shuffled": "the weights of a step in fresh random places, per head",
+    "matched-random": "the weights in random places that stay with their token",
+}
 
 TINYCODE_FAMILIES = ("list", "arithmetic", "string", "control")
 

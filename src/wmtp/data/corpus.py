@@ -16,7 +16,10 @@ from wmtp.data.tokenizer import load_tokenizer, train_tokenizer
 from wmtp.errors import WMTPError
 from wmtp.registry import did_you_mean
 
-BUILT_IN = ("tinycode", "python-source")
+BUILT_IN = {
+    "tinycode": "generated programming problems with tests, and planted errors",
+    "python-source": "the standard library of the running interpreter",
+}
 
 
 @dataclass(frozen=True)

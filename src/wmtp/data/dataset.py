@@ -96,8 +96,6 @@ def _concatenate(
     supervised = np.ones(len(tokens), dtype=np.bool_)
     for start, (_, _, unsupervised) in zip(offsets, pieces, strict=False):
         supervised[start : start + unsupervised] = False
-    if not supervised.any():
-        raise WMTPError("data: no supervised token; are the completions empty?")
     sources = np.asarray([row for row, _, _ in pieces], dtype=np.int64)
     return TokenDataset(tokens, supervised, offsets, sources, fingerprint)
 

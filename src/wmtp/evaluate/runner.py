@@ -11,7 +11,9 @@ from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import Config, EvaluateConfig, Recipe
 from wmtp.data.tokenizer import encode, load_tokenizer
-from wmtp.decode import Generation, generate, generate_speculative
+from wmtp.decode.batch import Generation
+from wmtp.decode.generate import generate
+from wmtp.decode.speculative import generate_speculative
 from wmtp.environment import choose_device, choose_dtype
 from wmtp.errors import WMTPError
 from wmtp.evaluate.passk import pass_at_k
@@ -21,7 +23,7 @@ from wmtp.evaluate.tasks.base import Problem, Task
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.storage import write_json, write_text
 from wmtp.train import checkpoint
-from wmtp.train.progress import progress
+from wmtp.train.progress import counting, progress
 from wmtp.train.run import load_learner
 
 
@@ -81,7 +83,7 @@ def evaluate(
             top_p=config.top_p,
             seed=seed,
             batch_size=config.batch_size,
-            progress=update,
+            progress=counting(update),
         )
     completions = [tokenizer.decode(tokens) for tokens in generation.tokens]
     executions = _execute(task, problems, completions, config, samples / f"{task.name}.jsonl")

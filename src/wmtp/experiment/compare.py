@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from wmtp.config import Config, Recipe, override, to_yaml
 from wmtp.data.corpus import Data, load_data
-from wmtp.environment import choose_device, choose_dtype, configure_torch, describe
+from wmtp.environment import configure_torch, describe
 from wmtp.errors import WMTPError
 from wmtp.evaluate.runner import evaluate_run, evaluation_path
 from wmtp.experiment.results import (
@@ -25,13 +25,11 @@ from wmtp.experiment.results import (
 )
 from wmtp.experiment.samples import weighted_samples
 from wmtp.experiment.statistics import interval, mean_interval, paired_difference
-from wmtp.model.build import load_reference, model_fingerprint
 from wmtp.registry import did_you_mean
 from wmtp.storage import read_json, write_json, write_text
 from wmtp.tracking import MetricsLog
 from wmtp.train import checkpoint
-from wmtp.train.run import train
-from wmtp.weighting.refscores import write_scores
+from wmtp.train.run import train, write_reference_scores
 from wmtp.weighting.scorers import SCORERS
 
 Say = Callable[[str], None]
@@ -138,28 +136,14 @@ def _train_and_evaluate(recipe: Recipe, config: Config, shared: _SharedData, run
         evaluate_run(run, recipe, config)
 
 
-def _train_reference(
-    recipe: Recipe, config: Config, shared: _SharedData, directory: Path
-) -> ReferenceResult:
+def _train_reference(recipe: Recipe, config: Config, shared: _SharedData, directory: Path) -> ReferenceResult:
     """Train the reference and score the arms' training data with it, unless that is done."""
     changes = recipe.compare.reference or {}
     learner = override(recipe, {"name": "reference", **changes}, "compare.reference")
     run = directory / "reference"
     _train_and_evaluate(learner, config, shared, run)
-    location = str(checkpoint.checkpoints(run)[-1])
-    data = shared.of(recipe)
     if not (directory / "scores").exists():
-        device = choose_device(config.devices)
-        write_scores(
-            directory / "scores",
-            data.train,
-            load_reference(location, data.tokenizer),
-            model_fingerprint=model_fingerprint(location),
-            sequence_length=recipe.data.sequence_length,
-            batch_size=recipe.train.rows_at_once,
-            device=device,
-            dtype=choose_dtype(config.devices, device),
-        )
+        write_reference_scores(recipe, config, shared.of(recipe), str(run), directory / "scores")
     evaluation = read_json(evaluation_path(run, learner))
     return ReferenceResult(
         pass_at_1=_pass_at_1(evaluation),
@@ -237,9 +221,7 @@ def _arm_result(
         name=arm.name,
         description=arm.changes,
         pass_at_1=interval(passes[arm.name]),
-        difference=None
-        if arm.name == baseline
-        else paired_difference(passes[arm.name], passes[baseline]),
+        difference=None if arm.name == baseline else paired_difference(passes[arm.name], passes[baseline]),
         validation_ce=mean_interval(ce),
         tokens_per_forward=_mean([d["tokens_per_forward"] for d in decoding]) if decoding else None,
         acceptance=np.mean([d["acceptance"] for d in decoding], axis=0).tolist() if decoding else None,
@@ -271,7 +253,9 @@ def _pass_at_1(evaluation: Mapping[str, Any]) -> float:
 def _last(run: Path, kind: str) -> dict[str, Any]:
     records = [record for record in MetricsLog(run) if record["kind"] == kind]
     if not records:
-        raise WMTPError(f"{run}/metrics.jsonl: holds no {kind} record; delete the run and repeat the comparison")
+        raise WMTPError(
+            f"{run}/metrics.jsonl: holds no {kind} record; delete the run and repeat the comparison"
+        )
     return records[-1]
 
 

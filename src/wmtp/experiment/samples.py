@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from wmtp.config import Config, Recipe
-from wmtp.data.corpus import Data
-from wmtp.data.dataset import documents_from
+from wmtp.config import Config, FieldsConfig, Recipe, override
+from wmtp.data.corpus import Data, Rows, load_data
+from wmtp.data.dataset import Document, documents_from, tokenise
 from wmtp.environment import choose_device
+from wmtp.errors import WMTPError
 from wmtp.experiment.results import TokenSample
+from wmtp.train import checkpoint
 from wmtp.train.run import build_module, reference_scores
 from wmtp.weighting.inspect import planted_tokens, token_pieces, token_weights
 
@@ -37,9 +39,7 @@ def weighted_samples(
     for arm in arms:
         module = build_module(arm.recipe, config, data, model_from=checkpoints[arm.name]).to(device)
         scores = reference_scores(arm.recipe, data)
-        weights[arm.name] = token_weights(
-            module, data.train, population, device=device, reference_ce=scores
-        )
+        weights[arm.name] = token_weights(module, data.train, population, device=device, reference_ce=scores)
     return [
         token_sample(data, document, {name: found[document] for name, found in weights.items()})
         for document in _choose(data, population)
@@ -64,6 +64,32 @@ def token_sample(data: Data, document: int, weights: dict[str, list[float | None
         planted=planted_tokens(shown, row),
         weights=weights,
     )
+
+
+def inspect_document(
+    run: Path, recipe: Recipe, config: Config, text: str | None, document: int
+) -> TokenSample:
+    """What `wmtp inspect` shows: a text, or a document of the run's training data, weighed by its last model.
+
+    A text is normalised on its own; a document among the first ones of the training data.
+    """
+    data = load_data(recipe, Path(config.paths.cache))
+    if text is not None:
+        recipe = override(recipe, {"data.reference_scores": None}, "--text")
+        row = {"text": text}
+        rows = Rows([row], [row], [], FieldsConfig(text="text"))
+        dataset = tokenise([Document("", text)], data.tokenizer, recipe.data.sequence_length, "error")
+        data, population, document = Data(rows, data.tokenizer, dataset, dataset), [0], 0
+    elif document >= len(data.train):
+        raise WMTPError(f"--sample {document}: the training data has {len(data.train)} documents")
+    else:
+        population = sorted({*range(min(POPULATION, len(data.train))), document})
+    device = choose_device(config.devices)
+    location = Path(checkpoint.resolve_model(str(run), "run"))
+    module = build_module(recipe, config, data, model_from=location).to(device)
+    scores = reference_scores(recipe, data)
+    weights = token_weights(module, data.train, population, device=device, reference_ce=scores)
+    return token_sample(data, document, {recipe.train.scorer_name: weights[document]})
 
 
 def _first_piece(data: Data, document: int) -> int:

@@ -183,7 +183,7 @@ def initialise(model: MTPForCausalLM, seed: int, std: float) -> None:
         if parameter.ndim == 1:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
         else:
-            generator = torch.Generator().manual_seed(zlib.crc32(name.encode()) ^ (seed << 32))
+            generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
             parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
 
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -46,6 +46,18 @@ def progress(title: str, total: int, console: Console | None = None) -> Iterator
         print(f"{title} {done}/{total} eta {duration(left)} {text}".rstrip(), file=sys.stderr, flush=True)
 
     yield line
+
+
+def counting(update: Update) -> Callable[[int], None]:
+    """For work that reports how much has just been done instead of how much is done."""
+    done = 0
+
+    def add(count: int) -> None:
+        nonlocal done
+        done += count
+        update(done)
+
+    return add
 
 
 def duration(seconds: float) -> str:

@@ -19,7 +19,7 @@ from wmtp.storage import write_json, write_text
 from wmtp.train import checkpoint
 from wmtp.train.module import WeightedMTP
 from wmtp.train.trainer import Trainer
-from wmtp.weighting.refscores import load_scores
+from wmtp.weighting.refscores import Header, load_scores, write_scores
 from wmtp.weighting.scorers import SCORERS
 
 RESUMABLE = (
@@ -143,6 +143,29 @@ def reference_scores(recipe: Recipe, data: Data) -> NDArray[np.float16] | None:
     if recipe.model.ref_id is not None:
         expected = model_fingerprint(str(checkpoint.resolve_model(recipe.model.ref_id, "model.ref_id")))
     return load_scores(Path(path), data.train, model=expected)
+
+
+def score_training_data(recipe: Recipe, config: Config, location: str, output: Path) -> Header:
+    """`wmtp score`: write a reference model's cross-entropies of the recipe's training data."""
+    configure_torch(config.devices)
+    data = load_data(recipe, Path(config.paths.cache))
+    return write_reference_scores(recipe, config, data, location, output)
+
+
+def write_reference_scores(recipe: Recipe, config: Config, data: Data, location: str, output: Path) -> Header:
+    """Score the training data with the model at `location`: a run, a model folder or a hub name."""
+    device = choose_device(config.devices)
+    model = str(checkpoint.resolve_model(location, "model.ref_id"))
+    return write_scores(
+        output,
+        data.train,
+        load_reference(model, data.tokenizer),
+        model_fingerprint=model_fingerprint(model),
+        sequence_length=recipe.data.sequence_length,
+        batch_size=recipe.train.rows_at_once,
+        device=device,
+        dtype=choose_dtype(config.devices, device),
+    )
 
 
 def _loader(recipe: Recipe, data: Data, scores: NDArray[np.float16] | None) -> Loader:

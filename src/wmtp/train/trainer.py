@@ -27,7 +27,6 @@ from wmtp.train.signals import Stopped, StopRequest
 from wmtp.train.validation import validation_ce
 from wmtp.weighting.weights import weight_statistics
 
-
 _STATISTICS = {
     "mean": "weight_mean",
     "entropy": "weight_entropy",

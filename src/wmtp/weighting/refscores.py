@@ -40,10 +40,10 @@ def write_scores(
     batch_size: int,
     device: torch.device,
     dtype: torch.dtype,
-) -> Path:
+) -> Header:
     """Score every token, given those before it in its document: [T] float16, NaN for a document's first.
 
-    Returns the directory, which holds the scores and a header that says what they belong to.
+    Returns the header, which stands beside the scores and says what they belong to.
     """
     header = Header(
         len(dataset.tokens), dataset.fingerprint, dataset.tokenizer_fingerprint, model_fingerprint
@@ -62,7 +62,7 @@ def write_scores(
                 update(done)
         scores.flush()
         write_json(aside / HEADER, asdict(header))
-    return directory
+    return header
 
 
 @torch.no_grad()

@@ -1,0 +1,8 @@
+"""Benchmarks by name; listing them imports none."""
+
+from wmtp.evaluate.tasks.base import Problem, Task
+from wmtp.registry import Registry
+
+TASKS = Registry[Task]("task", {"tinycode": "wmtp.evaluate.tasks.tinycode:TinycodeTask"})
+
+__all__ = ["TASKS", "Problem", "Task"]

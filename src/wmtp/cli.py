@@ -1,0 +1,297 @@
+"""The `wmtp` command. Heavy imports stand inside the commands, so that help is instant."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wmtp import __version__
+from wmtp.errors import WMTPError
+from wmtp.train.signals import Stopped
+
+if TYPE_CHECKING:
+    from wmtp.config import Config, Recipe
+
+app = typer.Typer(
+    help="Weighted multi-token prediction: train, decode, execute and compare.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeFile = Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped recipe.")]
+RunFolder = Annotated[Path, typer.Argument(help="Run directory.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key.sub=value …")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Environment file (paths, devices).")]
+Consent = Annotated[bool, typer.Option("--allow-code-execution", help="Run what the model writes.")]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error and status 2."""
+    try:
+        app()
+    except WMTPError as error:
+        print(f"wmtp: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Stopped as stop:
+        print(f"stopped; saved {stop.where}; the same command with --resume auto goes on", file=sys.stderr)
+        sys.exit(128 + stop.signum)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"wmtp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    resume: Annotated[str, typer.Option(help="auto, never, or a checkpoint folder.")] = "never",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved files and the plan.")
+    ] = False,
+) -> None:
+    """Train a model."""
+    from wmtp.console import console
+    from wmtp.report.terminal import run_summary
+
+    found, environment = _load(recipe, overrides, config)
+    if dry_run:
+        _dry_run(found, environment)
+        return
+    from wmtp.train.run import train as run_training
+
+    run = Path(environment.paths.runs) / found.name
+    last = run_training(found, environment, run, resume)
+    console().print(run_summary(run))
+    print(f"saved {last}")
+    _next(f"wmtp evaluate {run} --allow-code-execution", f"wmtp report {run}")
+
+
+@app.command()
+def score(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option(help="Folder to write the scores to.")] = Path("scores"),
+    model: Annotated[
+        str | None, typer.Option(help="Reference model; else the recipe's model.ref_id.")
+    ] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Write a reference model's cross-entropy of every training token."""
+    found, environment = _load(recipe, overrides, config)
+    from wmtp.train.run import score_training_data
+
+    location = model or found.model.ref_id
+    if location is None:
+        raise WMTPError("score: name the reference with --model, or set model.ref_id in the recipe")
+    header = score_training_data(found, environment, location, output)
+    print(f"scored {header.tokens:,} tokens with {location}: {output}")
+    _next(f"wmtp train {recipe} train.algo=rho1-wmtp data.reference_scores={output}")
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    overrides: Overrides = None,
+    allow_code_execution: Consent = False,
+    config: ConfigFile = None,
+) -> None:
+    """Generate solutions, execute them in the sandbox, and report pass@k."""
+    from wmtp.console import console, evaluation_table
+
+    found, environment = _load_run(run, overrides, config, allow_code_execution)
+    from wmtp.evaluate.runner import evaluate_run
+
+    console().print(evaluation_table(evaluate_run(run, found, environment)))
+    _next(f"wmtp report {run}", f"wmtp generate {run} --problem 0")
+
+
+@app.command()
+def generate(
+    run: RunFolder,
+    prompt: Annotated[str | None, typer.Option(help="Text to continue.")] = None,
+    problem: Annotated[int | None, typer.Option(help="Or the number of a problem of the run's task.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy, with drafts by the heads.")] = 0.0,
+    seed: int = 0,
+    config: ConfigFile = None,
+) -> None:
+    """Continue a prompt; accepted drafts of the extra heads are shown in colour."""
+    from wmtp.console import console
+
+    found, environment = _load_run(run, None, config)
+    from wmtp.decode.show import show_generation
+
+    console().print(
+        show_generation(run, found, environment, prompt, problem, max_new_tokens, temperature, seed)
+    )
+
+
+@app.command()
+def compare(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    arms: Annotated[str | None, typer.Option(help="Some of the recipe's arms, separated by commas.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="How many seeds, or their numbers: 5 or 0,1,7.")] = None,
+    allow_code_execution: Consent = False,
+    config: ConfigFile = None,
+) -> None:
+    """Train several arms over several seeds, evaluate each, and show who won and by how much."""
+    from wmtp.console import console
+    from wmtp.report.terminal import comparison_table
+
+    found, environment = _load(recipe, overrides, config, allow_code_execution)
+    from wmtp.evaluate.runner import require_consent
+    from wmtp.experiment.compare import choose_arms
+    from wmtp.experiment.compare import compare as run_comparison
+    from wmtp.report.html import write_comparison_report
+
+    require_consent(found.evaluate)
+    chosen = choose_arms(found, arms.split(",") if arms else None)
+    output = console()
+    comparison, directory = run_comparison(
+        found, environment, chosen, _seeds(seeds, found.compare.seeds), lambda line: output.print(f"· {line}")
+    )
+    report_path = write_comparison_report(directory)
+    output.print(comparison_table(comparison))
+    print(f"report: {report_path}")
+    _next(f"wmtp generate {directory / comparison.arms[-1].by_seed[0].run} --problem 0")
+
+
+@app.command()
+def report(directory: Annotated[Path, typer.Argument(help="A run or a comparison.")]) -> None:
+    """Write report.html: one self-contained page."""
+    from wmtp.experiment.results import COMPARISON_FILE
+    from wmtp.report.html import write_comparison_report, write_run_report
+
+    if not directory.is_dir():
+        raise WMTPError(f"{directory}: no such run directory")
+    is_comparison = (directory / COMPARISON_FILE).exists()
+    print(write_comparison_report(directory) if is_comparison else write_run_report(directory))
+
+
+@app.command()
+def inspect(
+    run: RunFolder,
+    overrides: Overrides = None,
+    text: Annotated[str | None, typer.Option(help="Text whose tokens to weigh.")] = None,
+    sample: Annotated[int, typer.Option(min=0, help="Or the number of a training document.")] = 0,
+    scorer: Annotated[str | None, typer.Option(help="Another scorer than the run's.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write a page.")] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Show the weight of every token of a text or of a training document."""
+    from wmtp.console import console
+    from wmtp.report.terminal import render_token_weights, weight_legend
+
+    changes = [*(overrides or []), *([f"train.scorer={scorer}"] if scorer else [])]
+    found, environment = _load_run(run, changes, config)
+    from wmtp.experiment.samples import inspect_document
+
+    shown = inspect_document(run, found, environment, text, sample)
+    arm = next(iter(shown.weights))
+    console().print(render_token_weights(shown, arm), weight_legend(), sep="\n\n")
+    if html is not None:
+        from wmtp.report.html import write_inspect_html
+
+        print(write_inspect_html([shown], html))
+
+
+@app.command("ls")
+def list_names(
+    what: Annotated[str, typer.Argument(help="scorers, tasks, sources, recipes, or all.")] = "all",
+) -> None:
+    """List what can be named in a recipe."""
+    from wmtp.catalogue import catalogue
+    from wmtp.registry import did_you_mean
+
+    known = catalogue()
+    if what != "all" and what not in known:
+        raise WMTPError(f"ls: nothing is called {what!r}; {did_you_mean(what, [*known, 'all'])}")
+    for kind, names in known.items():
+        if what in ("all", kind):
+            print(f"{kind}:")
+            for name, about in names.items():
+                print(f"  {name:<18} {about}")
+
+
+@app.command()
+def env(config: ConfigFile = None) -> None:
+    """Print versions, hardware and isolation, ready to paste into a bug report."""
+    from wmtp.config import load
+    from wmtp.environment import describe
+    from wmtp.evaluate.sandbox import describe as describe_sandbox
+
+    _, environment = load(None, config)
+    for name, value in describe(environment.devices).items():
+        print(f"{name}: {value}")
+    for name, value in describe_sandbox().items():
+        print(f"sandbox {name}: {value}")
+
+
+def _load(
+    recipe: str, overrides: list[str] | None, config: Path | None, consent: bool = False
+) -> "tuple[Recipe, Config]":
+    from wmtp.catalogue import find_recipe
+    from wmtp.config import load
+
+    return load(find_recipe(recipe), config, [*(overrides or []), *_consent(consent)])
+
+
+def _load_run(
+    run: Path, overrides: list[str] | None, config: Path | None, consent: bool = False
+) -> "tuple[Recipe, Config]":
+    from wmtp.config import load
+
+    if not (run / "recipe.yaml").exists():
+        raise WMTPError(f"{run}: not a run directory (no recipe.yaml)")
+    saved = run / "config.yaml"
+    return load(run / "recipe.yaml", config or saved, [*(overrides or []), *_consent(consent)])
+
+
+def _consent(given: bool) -> list[str]:
+    return ["evaluate.allow_code_execution=true"] if given else []
+
+
+def _dry_run(recipe: "Recipe", config: "Config") -> None:
+    from wmtp.config import to_yaml
+    from wmtp.console import console, plan_table
+    from wmtp.train.run import plan
+
+    print(f"# recipe.yaml\n{to_yaml(recipe)}\n# config.yaml\n{to_yaml(config)}")
+    console().print(plan_table(plan(recipe, config)))
+
+
+def _seeds(text: str | None, default: list[int]) -> list[int]:
+    if text is None:
+        return default
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise WMTPError(f"--seeds {text}: should be a number of seeds, or seeds like 0,1,7") from None
+    return numbers if "," in text else list(range(numbers[0]))
+
+
+def _next(*commands: str) -> None:
+    print("next: " + "\n      ".join(commands))
+
+
+if __name__ == "__main__":
+    main()

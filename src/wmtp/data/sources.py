@@ -1,0 +1,226 @@
+"""Rows from where they are: JSON lines, JSON, Parquet, and the standard library's own Python files."""
+
+import glob
+import gzip
+import hashlib
+import json
+import logging
+import os
+import sysconfig
+import tokenize
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from wmtp.errors import WMTPError
+
+Row = dict[str, Any]
+Located = tuple[str, Row]
+"""A row with its place, for errors: file and line, or file and row number."""
+
+TEST_FOLDERS = frozenset({"test", "tests", "idle_test"})
+INSTALLED_FOLDERS = frozenset({"site-packages", "dist-packages"})
+
+logger = logging.getLogger(__name__)
+
+
+def read_file_rows(
+    path: str, *, where: Mapping[str, Any] | None = None, limit: int | None = None
+) -> list[Row]:
+    """Read a file, the data files of a folder, or what a glob matches, in sorted order.
+
+    Args:
+        path: `.jsonl`, `.jsonl.gz` (blank lines are passed over), `.json` (a list of objects, or an object
+            with such a list as `data`) or `.parquet`. Other files in a folder are passed over.
+        where: Fields and the values they should have; other rows are left out.
+        limit: How many of the remaining rows to read at most.
+
+    Raises:
+        WMTPError: no such file, not in its format, no row, a row without a field of `where`, or none left.
+    """
+    if limit is not None and limit < 1:
+        raise WMTPError(f"data.limit: {limit} should be positive")
+    located = (row for file in _data_files(path) for row in _read_rows(file))
+    rows = list(islice(_matching(located, where or {}, path), limit))
+    if not rows:
+        raise WMTPError(f"{path}: holds no rows")
+    return rows
+
+
+def keep_where(rows: Iterable[Row], where: Mapping[str, Any], place: str) -> list[Row]:
+    """The rows whose fields equal the given values; `place` names their origin in errors.
+
+    Raises:
+        WMTPError: a row lacks one of the fields, or all rows are left out.
+    """
+    located = ((f"{place}, row {number}", row) for number, row in enumerate(rows, start=1))
+    return list(_matching(located, where, place))
+
+
+def python_source_rows(
+    *, validation: float = 0.02, seed: int = 0, include_tests: bool = False
+) -> tuple[list[Row], list[Row]]:
+    """The Python files of the running interpreter's standard library, split by file.
+
+    Args:
+        validation: About this share of the files is held out, in [0, 1).
+        seed: Another seed holds out other files.
+        include_tests: Whether files in test folders are taken as well.
+
+    Returns:
+        Training and validation rows with `text` and `path` (relative to the library), sorted by path.
+
+    Raises:
+        WMTPError: `validation` is out of range, or no file is left for a split.
+    """
+    if not 0 <= validation < 1:
+        raise WMTPError(f"data.validation: {validation} should lie in [0, 1)")
+    rows = python_file_rows(Path(sysconfig.get_path("stdlib")), include_tests=include_tests)
+    held_out = [row for row in rows if _fraction(f"{seed} {row['path']}") < validation]
+    train = [row for row in rows if _fraction(f"{seed} {row['path']}") >= validation]
+    if not train or (validation and not held_out):
+        raise WMTPError(f"data.validation: {validation} of {len(rows)} Python files leaves a split empty")
+    return train, held_out
+
+
+def python_file_rows(root: Path, *, include_tests: bool) -> list[Row]:
+    """All distinct, non-blank Python files below a folder, without installed packages, sorted by path.
+
+    Files that do not decode by their declared encoding (PEP 263) are left out; their number is logged.
+    """
+    left_out = INSTALLED_FOLDERS if include_tests else INSTALLED_FOLDERS | TEST_FOLDERS
+    rows: list[Row] = []
+    seen: set[str] = set()
+    undecodable = 0
+    for path in _python_files(root, left_out):
+        try:
+            with tokenize.open(root / path) as stream:
+                text = stream.read()
+        except (SyntaxError, UnicodeDecodeError):
+            undecodable += 1
+            continue
+        if text.strip() and text not in seen:
+            seen.add(text)
+            rows.append({"text": text, "path": path})
+    if undecodable:
+        logger.warning("%s: left out %d files that do not decode", root, undecodable)
+    return rows
+
+
+def _python_files(root: Path, left_out: frozenset[str]) -> list[str]:
+    paths = []
+    for folder, subfolders, files in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in left_out]
+        paths += [
+            (Path(folder) / file).relative_to(root).as_posix() for file in files if file.endswith(".py")
+        ]
+    return sorted(paths)
+
+
+def _fraction(key: str) -> float:
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+
+
+def _matching(located: Iterable[Located], where: Mapping[str, Any], source: str) -> Iterator[Row]:
+    count = matched = 0
+    for place, row in located:
+        for field in where:
+            if field not in row:
+                raise WMTPError(
+                    f"{place}: no field {field!r}, which data.where asks for; it has {_names(row)}"
+                )
+        count += 1
+        if all(row[field] == value for field, value in where.items()):
+            matched += 1
+            yield row
+    if count and not matched:
+        raise WMTPError(f"{source}: data.where {dict(where)} leaves none of {count} rows")
+
+
+def _names(row: Row) -> str:
+    return ", ".join(map(str, row)) or "none"
+
+
+def _data_files(path: str) -> list[Path]:
+    if Path(path).is_dir():
+        files = sorted(file for file in Path(path).iterdir() if file.is_file() and _reader(file))
+        if not files:
+            raise WMTPError(f"{path}: holds no {', '.join(READERS)} file")
+        return files
+    files = (
+        [Path(path)]
+        if Path(path).exists()
+        else [Path(match) for match in sorted(glob.glob(path, recursive=True))]
+    )
+    if not files:
+        raise WMTPError(f"{path}: no such file")
+    for file in files:
+        if not _reader(file):
+            raise WMTPError(f"{file}: should be one of {', '.join(READERS)}")
+    return files
+
+
+def _reader(file: Path) -> "Callable[[Path], Iterator[Located]] | None":
+    return next((read for suffix, read in READERS.items() if file.name.endswith(suffix)), None)
+
+
+def _read_rows(file: Path) -> Iterator[Located]:
+    read = _reader(file)
+    assert read is not None
+    try:
+        yield from read(file)
+    except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
+        raise WMTPError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _read_json_lines(file: Path) -> Iterator[Located]:
+    with gzip.open(file) if file.name.endswith(".gz") else file.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.strip():
+                place = f"{file}, line {number}"
+                yield place, _row(_parse(line, place), place)
+
+
+def _read_json(file: Path) -> Iterator[Located]:
+    content = _parse(file.read_bytes(), str(file))
+    rows = content.get("data") if isinstance(content, dict) else content
+    if not isinstance(rows, list):
+        raise WMTPError(f"{file}: should hold a list of objects, or an object with such a list as 'data'")
+    for number, row in enumerate(rows, start=1):
+        place = f"{file}, row {number}"
+        yield place, _row(row, place)
+
+
+def _read_parquet(file: Path) -> Iterator[Located]:
+    number = 0
+    with pyarrow.parquet.ParquetFile(file) as table:
+        for batch in table.iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{file}, row {number}", row
+
+
+READERS: dict[str, Callable[[Path], Iterator[Located]]] = {
+    ".jsonl": _read_json_lines,
+    ".jsonl.gz": _read_json_lines,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+}
+
+
+def _parse(text: bytes, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise WMTPError(f"{place}: not JSON: {error}") from None
+
+
+def _row(value: Any, place: str) -> Row:
+    if not isinstance(value, dict):
+        raise WMTPError(f"{place}: should be an object, not {type(value).__name__}")
+    return value

@@ -1,0 +1,206 @@
+"""What every way of decoding shares: the request, rows that come to an end, and the result."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from wmtp.decode.cache import PositionCache
+from wmtp.decode.heads import heads_at
+from wmtp.errors import WMTPError
+from wmtp.model.modeling import MTPForCausalLM, TrunkOutput
+
+
+@dataclass
+class Generation:
+    """What was generated, in the order of the prompts, and what it took.
+
+    Attributes:
+        tokens: per prompt, without the prompt and without the eos.
+        finished: per prompt, whether it ended with the eos (else after max_new_tokens).
+        forwards: forward passes summed over rows: one call of the model for n rows counts n. A prompt's own pass,
+            which yields its first token, counts as one.
+        seconds: wall-clock time.
+        checked: drafts of heads 1..H-1 that were compared with head 0's choice, because all drafts before them in
+            their block were accepted and the row had not come to its end. Empty without speculation.
+        accepted: how many of them were head 0's choice.
+    """
+
+    tokens: list[list[int]]
+    finished: list[bool]
+    forwards: int = 0
+    seconds: float = 0.0
+    checked: list[int] = field(default_factory=list)
+    accepted: list[int] = field(default_factory=list)
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Generated tokens, each eos included, by `forwards`: 1 for next-token generation, at most H for H heads."""
+        return (sum(map(len, self.tokens)) + sum(self.finished)) / self.forwards
+
+    @property
+    def acceptance(self) -> list[float]:
+        """Accepted share of the checked drafts by head, 1 first; up to the last head that had drafts checked."""
+        counts = zip(self.accepted, self.checked, strict=True)
+        return [accepted / checked for accepted, checked in counts if checked]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to decode and how far.
+
+    Attributes:
+        model: the model; its dtype and device are used.
+        prompts: token ids, at least one each.
+        max_new_tokens: tokens to generate at most, the eos counted.
+        eos_id: token that ends a row; None for no such token.
+        batch_size: prompts decoded together.
+        progress: called with the number of prompts that have just come to their end.
+
+    Raises:
+        WMTPError: an empty prompt, or more positions than the model has.
+    """
+
+    model: MTPForCausalLM
+    prompts: Sequence[list[int]]
+    max_new_tokens: int
+    eos_id: int | None
+    batch_size: int
+    progress: Callable[[int], None] | None
+
+    def __post_init__(self) -> None:
+        assert self.max_new_tokens > 0
+        limit = self.model.config.backbone.max_position_embeddings
+        for index, prompt in enumerate(self.prompts):
+            if not prompt:
+                raise WMTPError(f"prompt {index}: has no tokens; at least one is needed")
+            if len(prompt) + self.max_new_tokens > limit:
+                raise WMTPError(
+                    f"evaluate.max_new_tokens {self.max_new_tokens}: prompt {index} of {len(prompt)} tokens leaves "
+                    f"{max(0, limit - len(prompt))} of the model's {limit} positions (max_position_embeddings)"
+                )
+
+    def run(self, decode: Callable[["Batch"], None], lookahead: int = 0) -> Generation:
+        """Decode all prompts in batches of about equal length.
+
+        Args:
+            decode: reads the prompts of a batch, then emits tokens until no row is left.
+            lookahead: how many unconfirmed tokens a forward of `decode` holds at most.
+        """
+        result = Generation([[] for _ in self.prompts], [False] * len(self.prompts))
+        order = sorted(range(len(self.prompts)), key=lambda index: len(self.prompts[index]), reverse=True)
+        start = time.perf_counter()
+        with evaluation_mode(self.model):
+            for first in range(0, len(order), self.batch_size):
+                decode(Batch(self, order[first : first + self.batch_size], result, lookahead))
+        result.seconds = time.perf_counter() - start
+        return result
+
+
+class Batch:
+    """Prompts that are decoded together. Rows that have ended leave it.
+
+    Attributes:
+        indices: for each row, which prompt of the request it is.
+        result: where tokens and counts go.
+    """
+
+    def __init__(self, request: Request, indices: list[int], result: Generation, lookahead: int) -> None:
+        self.request = request
+        self.indices = indices
+        self.result = result
+        self._lengths = [len(request.prompts[index]) for index in indices]
+        self._ended: list[int] = []
+        self._device = request.model.unembedding.device
+        self._cache = PositionCache(max(self._lengths) + request.max_new_tokens + lookahead)
+
+    def read_prompts(self, heads: int) -> Tensor:
+        """Logits [B, heads, V] of heads 0..heads-1 at each prompt's last token.
+
+        Raises:
+            WMTPError: they are not finite.
+        """
+        width = max(self._lengths)
+        prompts = [self.request.prompts[index] for index in self.indices]
+        ids = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device=self._device)
+        trunk = self._trunk(ids, torch.arange(width, device=self._device)[None], width)
+        logits = self.logits_at(trunk, self._last_positions(), range(heads))
+        if not bool(logits.isfinite().all()):
+            raise WMTPError("the model's logits are not finite: its weights are damaged, or its training diverged")
+        return logits
+
+    def read(self, block_bt: Tensor) -> TrunkOutput:
+        """The trunk for T tokens a row, of which the first is the row's last confirmed one."""
+        width = block_bt.shape[1]
+        positions = self._last_positions()[:, None] + torch.arange(width, device=self._device)
+        return self._trunk(block_bt, positions, max(self._lengths) - 1 + width)
+
+    def _last_positions(self) -> Tensor:
+        return torch.tensor(self._lengths, device=self._device) - 1
+
+    def _trunk(self, ids_bt: Tensor, positions_bt: Tensor, length: int) -> TrunkOutput:
+        self.result.forwards += len(self.indices)
+        mask = self._cache.write_at(positions_bt, len(self.indices), length)
+        return self.request.model.trunk(ids_bt, mask=mask, position_ids=positions_bt, cache=self._cache)
+
+    def logits_at(self, trunk: TrunkOutput, columns_b: Tensor, heads: Sequence[int]) -> Tensor:
+        """Logits [B, len(heads), V] of some heads at one column of each row of what was read."""
+        hidden = heads_at(self.request.model, trunk, self._cache, columns_b, heads)
+        logits: Tensor = self.request.model.lm_head(hidden)
+        return logits
+
+    def emit(self, tokens: list[list[int]]) -> list[int]:
+        """Append each row's next tokens as far as the row goes; return how many that were, the eos counted."""
+        kept = []
+        for row, (index, new) in enumerate(zip(self.indices, tokens, strict=True)):
+            output = self.result.tokens[index]
+            new = new[: self.request.max_new_tokens - len(output)]
+            if self.request.eos_id in new:
+                new = new[: new.index(self.request.eos_id) + 1]
+                output += new[:-1]
+                self.result.finished[index] = True
+                self._ended.append(row)
+            else:
+                output += new
+                if len(output) == self.request.max_new_tokens:
+                    self._ended.append(row)
+            self._lengths[row] += len(new)
+            kept.append(len(new))
+        return kept
+
+    def drop_ended(self) -> Tensor | None:
+        """Remove the rows that have ended; the last rows take their places.
+
+        Returns:
+            For each row that is left, the place it had before; None when none was removed.
+        """
+        if not self._ended:
+            return None
+        order = list(range(len(self.indices)))
+        for row in reversed(self._ended):
+            last = order.pop()
+            if row < len(order):
+                order[row] = last
+        if self.request.progress is not None:
+            self.request.progress(len(self._ended))
+        self._ended = []
+        self.indices = [self.indices[row] for row in order]
+        self._lengths = [self._lengths[row] for row in order]
+        self._cache.move_rows({old: new for new, old in enumerate(order) if old != new})
+        return torch.tensor(order, dtype=torch.long, device=self._device)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation behaviour and no gradients inside; afterwards every module's training flag as it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in training:
+            module.training = True

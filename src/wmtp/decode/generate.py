@@ -1,0 +1,79 @@
+"""Next-token generation with head 0: greedy or sampled, in batches."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wmtp.decode.batch import Batch, Generation, Request
+from wmtp.model.modeling import MTPForCausalLM
+
+
+def generate(
+    model: MTPForCausalLM,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    eos_id: int | None,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: Callable[[int], None] | None = None,
+) -> Generation:
+    """Continue each prompt token by token with head 0, in the model's dtype and on its device.
+
+    Args:
+        model: any number of heads; only the trunk and head 0 run.
+        prompts: token ids, at least one each.
+        max_new_tokens: tokens to generate at most, the eos counted.
+        eos_id: token that ends a row; None for no such token.
+        temperature: 0 takes the most probable token; above 0 samples from softmax(logits / temperature).
+        top_p: sample only among the fewest most probable tokens that together have at least this probability.
+        seed: with its index it fixes the random numbers of a prompt. So neither the batch size nor the other
+            prompts change what a prompt gets (but for near-ties within the rounding of the model's dtype).
+        batch_size: prompts decoded together.
+        progress: called with the number of prompts that have just come to their end.
+
+    Raises:
+        WMTPError: an empty prompt, more positions than the model has, or logits that are not finite.
+    """
+    request = Request(model, prompts, max_new_tokens, eos_id, batch_size, progress)
+    if temperature == 0:
+        return request.run(_decode_greedily)
+    return request.run(lambda batch: _decode_sampling(batch, temperature, top_p, seed))
+
+
+def _decode_greedily(batch: Batch) -> None:
+    tokens = batch.read_prompts(heads=1)[:, 0].argmax(-1)
+    while True:
+        batch.emit(tokens[:, None].tolist())
+        order = batch.drop_ended()
+        if not batch.indices:
+            return
+        if order is not None:
+            tokens = tokens[order]
+        tokens = _next_logits(batch, tokens).argmax(-1)
+
+
+def _decode_sampling(batch: Batch, temperature: float, top_p: float, seed: int) -> None:
+    streams = [np.random.default_rng([seed, index]) for index in batch.indices]
+    numbers = np.stack([stream.random(batch.request.max_new_tokens) for stream in streams])
+    uniforms = torch.from_numpy(numbers).to(batch.request.model.unembedding.device)
+    logits = batch.read_prompts(heads=1)[:, 0]
+    for step in range(batch.request.max_new_tokens):
+        tokens = sample(logits, temperature, top_p, uniforms[:, step])
+        batch.emit(tokens[:, None].tolist())
+        order = batch.drop_ended()
+        if not batch.indices:
+            return
+        if order is not None:
+            tokens, uniforms = tokens[order], uniforms[order]
+        logits = _next_logits(batch, tokens)
+
+
+def _next_logits(batch: Batch, tokens_b: Tensor) -> Tensor:
+    model = batch.request.model
+    logits: Tensor = model.lm_head(model.head(batch.read(tokens_b[:, None]), 0)[:, 0])
+    return logits

@@ -1,0 +1,98 @@
+"""The process that runs a candidate's code: confined first, then a server of the names that the code defines.
+
+Nothing it says is believed beyond the plain values it returns; see `judge`.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import sys
+from _sitebuiltins import Quitter
+
+from . import wire
+from .channel import Channel, ClosedError
+from .confine import confine
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import ModuleType
+    from typing import Any
+
+MODULE = "candidate"
+"""The name of the module that the code runs as: not `__main__`, so that a script's main part does not run."""
+
+_SOURCE = "<candidate>"
+_MESSAGE = 300
+_REQUEST_LIMIT = 1 << 30
+
+
+def main(read_fd: int, write_fd: int) -> None:
+    """Serve the judge at the other end of the two pipes until it closes them."""
+    channel = Channel(read_fd, write_fd, _REQUEST_LIMIT, float("inf"))
+    plan: Any = wire.decode(channel.receive())
+    try:
+        channel.send(wire.encode(("confined", confine(plan)), _REQUEST_LIMIT))
+    except OSError as error:
+        channel.send(wire.encode(("unable", str(error)), _REQUEST_LIMIT))
+        return
+    module = _new_module()
+    while True:
+        try:
+            request: Any = wire.decode(channel.receive())
+        except ClosedError:
+            os._exit(0)
+        channel.send(_answer(module, request[0], request[1:], plan["reply_bytes"]))
+
+
+def _new_module() -> ModuleType:
+    for name in ("exit", "quit"):  # `-S` leaves them out; scripts use them
+        setattr(builtins, name, Quitter(name, ""))
+    module = type(sys)(MODULE)
+    sys.modules[MODULE] = module
+    return module
+
+
+def _answer(module: ModuleType, operation: str, operands: tuple[Any, ...], limit: int) -> bytes:
+    try:
+        if operation == "define":
+            exec(compile(operands[0], _SOURCE, "exec", dont_inherit=True), module.__dict__)
+            reply: tuple[object, ...] = ("defined",)
+        elif operation == "lookup":
+            reply = _look_up(module, operands[0])
+        else:
+            name, args, kwargs = operands
+            reply = ("value", module.__dict__[name](*args, **kwargs))
+    except BaseException as error:
+        reply = ("raised", *_describe(error))
+    try:
+        return wire.encode(reply, limit, _standard_mappings())
+    except wire.WireError as error:
+        return wire.encode(("unsendable", str(error)), limit)
+
+
+def _standard_mappings() -> tuple[type, ...]:
+    """Equal to the dict that they hold; known only once the candidate has imported them."""
+    collections = sys.modules.get("collections")
+    return (collections.Counter, collections.OrderedDict, collections.defaultdict) if collections else ()
+
+
+def _look_up(module: ModuleType, name: str) -> tuple[object, ...]:
+    if name not in module.__dict__:
+        return ("missing",)
+    value = module.__dict__[name]
+    if isinstance(value, type):
+        return ("class",)
+    return ("callable",) if callable(value) else ("value", value)
+
+
+def _describe(error: BaseException) -> tuple[str, str, int]:
+    """Type, message and the line of the candidate's code that the error passed last (0: none)."""
+    line, step = 0, error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code.co_filename == _SOURCE:
+            line = step.tb_lineno
+        step = step.tb_next
+    if isinstance(error, SyntaxError) and line == 0:
+        line = error.lineno or 0
+    return type(error).__name__, str(error)[:_MESSAGE], line

@@ -1,0 +1,227 @@
+"""The judge's side of its conversation with the candidate's process.
+
+A name that the candidate defines is a stand-in here: calling it sends the arguments across and returns what comes
+back, decoded to plain built-in values. Whatever else the candidate does (raise, exit, send rubbish, send nothing)
+is a failure, and a failure is final: every later call raises it again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from . import kernel, wire
+from .channel import Channel, ClosedError, DeadlineError, SizeError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, NoReturn
+
+    from .confine import Plan
+
+BOOT = (
+    "import sys; sys.path.append(sys.argv[1]); from isolated.{0} import main; sys.path.pop(); "
+    "main(*map(int, sys.argv[2:]))"
+)
+"""What `python -c` runs; its first argument is the directory that holds this package."""
+
+_SETTLE = 0.002
+_LAST_WORDS = 0.5
+_REQUEST_LIMIT = 1 << 30
+_SHOWN = 160
+
+
+class Failure(BaseException):
+    """The candidate is at fault. Not an Exception: `except Exception` in a test does not see it."""
+
+    def __init__(self, verdict: str, message: str) -> None:
+        super().__init__(message)
+        self.verdict, self.message = verdict, message
+
+
+class Unable(Exception):
+    """The candidate's process could not be prepared; nobody's program is to blame."""
+
+
+class Candidate:
+    """The candidate's process, as the judge sees it. Its wall-clock time starts now.
+
+    Args:
+        plan: limits, working directory, user.
+        directory: where the package `isolated` is.
+    """
+
+    def __init__(self, plan: Plan, directory: str) -> None:
+        requests, request_fd = os.pipe()
+        reply_fd, replies = os.pipe()
+        os.set_inheritable(requests, True)
+        os.set_inheritable(replies, True)
+        command = [
+            sys.executable,
+            "-I",
+            "-S",
+            "-c",
+            BOOT.format("candidate"),
+            directory,
+            str(requests),
+            str(replies),
+        ]
+        null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
+        environment = {"HOME": plan["workdir"], "TMPDIR": plan["workdir"]}
+        self.pid = os.posix_spawn(sys.executable, command, environment, file_actions=null)
+        os.close(requests)
+        os.close(replies)
+        deadline = time.monotonic() + plan["wall_seconds"]
+        self.channel = Channel(reply_fd, request_fd, plan["reply_bytes"], deadline)
+        self.plan = plan
+        self.failure: Failure | None = None
+        self.last_call: tuple[str, tuple[object, ...], dict[str, object], object] | None = None
+
+    def prepare(self) -> dict[str, bool]:
+        """Have the process confine itself.
+
+        Returns:
+            Measure to whether this machine has it.
+
+        Raises:
+            Unable: it could not.
+        """
+        try:
+            kind, facts = self._exchange(self.plan)
+        except Failure as failure:
+            raise Unable(f"the candidate's process did not start: {failure.message}") from None
+        if kind != "confined":
+            raise Unable(f"the candidate's process could not be confined: {facts}")
+        return facts  # type: ignore[no-any-return]
+
+    def define(self, code: str) -> None:
+        """Run the candidate's code."""
+        reply = self._ask("define", code)
+        if reply[0] != "defined":
+            self._refuse("running the program", reply)
+
+    def look_up(self, name: str) -> tuple[str, object]:
+        """What the candidate's module has under a name.
+
+        Returns:
+            ("value", a stand-in or plain data), or one of "missing", "class" and "unsendable", and None.
+        """
+        reply = self._ask("lookup", name)
+        if reply == ("callable",):
+            return "value", self._stand_in(name)
+        if reply[0] == "value" and len(reply) == 2:
+            return "value", reply[1]
+        if reply[0] not in ("missing", "class", "unsendable"):
+            self._refuse(f"reading {name}", reply)
+        return reply[0], None
+
+    def describe_last_call(self) -> str:
+        """The last call that was answered, with its result; empty if there was none."""
+        if self.last_call is None:
+            return ""
+        name, args, kwargs, value = self.last_call
+        return f"{_call(name, args, kwargs)} returned {_show(value)}"
+
+    def _stand_in(self, name: str) -> Callable[..., object]:
+        def call(*args: object, **kwargs: object) -> object:
+            reply = self._ask("call", name, list(args), kwargs)
+            if reply[0] != "value" or len(reply) != 2:
+                self._refuse(_call(name, args, kwargs), reply)
+            self.last_call = (name, args, kwargs, reply[1])
+            return reply[1]
+
+        call.__name__ = call.__qualname__ = name
+        return call
+
+    def _fail(self, verdict: str, message: str) -> NoReturn:
+        self.failure = Failure(verdict, message)
+        raise self.failure
+
+    def _refuse(self, doing: str, reply: tuple[Any, ...]) -> NoReturn:
+        if reply[0] == "raised" and [type(part) for part in reply[1:]] == [str, str, int]:
+            _, kind, message, line = reply
+            where = f" (line {line})" if 0 < line < _REQUEST_LIMIT else ""
+            self._fail("failed", f"{doing} raised {kind}{': ' if message else ''}{message}{where}")
+        if reply[0] == "unsendable" and [type(part) for part in reply[1:]] == [str]:
+            self._fail("failed", f"{doing} gave a value {reply[1]}")
+        self._fail("failed", f"{doing} gave a malformed reply")
+
+    def _ask(self, *request: object) -> tuple[Any, ...]:
+        if self.failure is not None:
+            raise self.failure
+        return self._exchange(request)
+
+    def _exchange(self, request: object) -> tuple[Any, ...]:
+        try:
+            self.channel.send(wire.encode(request, _REQUEST_LIMIT))
+        except wire.WireError as error:
+            self._fail("failed", f"the tests pass a value {error}")
+        except (ClosedError, DeadlineError, SizeError) as error:
+            self._lost(error)
+        try:
+            reply = wire.decode(self.channel.receive())
+        except wire.WireError as error:
+            self._fail("failed", f"a malformed reply: {error}")
+        except (ClosedError, DeadlineError, SizeError) as error:
+            self._lost(error)
+        if type(reply) is not tuple or not reply:
+            self._fail("failed", "a malformed reply")
+        return reply
+
+    def _lost(self, error: Exception) -> NoReturn:
+        """No reply: find out why."""
+        if isinstance(error, DeadlineError):
+            self._fail("timeout", f"no answer within {self.plan['wall_seconds']:g} s")
+        if isinstance(error, SizeError):
+            self._fail("failed", str(error))
+        ended = self._reap()
+        if ended is None:
+            self._fail("failed", "the program closed its pipe")
+        code, spent = ended
+        if code == -kernel.SIGXCPU or (code == -kernel.SIGKILL and spent >= self.plan["cpu_seconds"]):
+            self._fail("timeout", f"used up {self.plan['cpu_seconds']:g} s of CPU time")
+        how = f"exited with status {code}" if code >= 0 else f"was killed by signal {-code}"
+        self._fail("failed", f"the program {how} before the tests ended")
+
+    def _reap(self) -> tuple[int, float] | None:
+        """Exit code (negative: the signal) and CPU seconds of the process; None if it does not end."""
+        limit = time.monotonic() + _LAST_WORDS
+        while time.monotonic() < limit:
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+            if pid:
+                kernel.kill(pid, group=True)
+                self.pid = 0
+                return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
+            time.sleep(_SETTLE)
+        return None
+
+    def stop(self) -> None:
+        """Kill and reap the process, its group, and every descendant that it left behind."""
+        if self.pid:
+            kernel.kill(self.pid)
+            kernel.kill(self.pid, group=True)
+            os.waitpid(self.pid, 0)
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                for survivor in kernel.descendants(os.getpid()):
+                    kernel.kill(survivor)
+                time.sleep(_SETTLE)
+
+
+def _call(name: str, args: tuple[object, ...], kwargs: dict[str, object]) -> str:
+    given = [_show(arg) for arg in args] + [f"{key}={_show(arg)}" for key, arg in kwargs.items()]
+    return f"{name}({', '.join(given)})"
+
+
+def _show(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer beyond sys.set_int_max_str_digits
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

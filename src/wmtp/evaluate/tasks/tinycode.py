@@ -1,0 +1,61 @@
+"""tinycode: the generated benchmark, or any rows in MBPP's format."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from wmtp.data.templates import mbpp_style_prompt
+from wmtp.errors import WMTPError
+from wmtp.evaluate.sandbox import Program
+from wmtp.evaluate.tasks.base import Problem
+
+
+class TinycodeTask:
+    """One prompt line, the completion is the whole program, greedy decoding up to the end of text.
+
+    Args:
+        rows: with `task_id`, `text` and `test_list`; where present, `family` and the number of
+            `operations` (their names) become metadata.
+
+    Raises:
+        WMTPError: a row lacks a field, or two share a `task_id`.
+    """
+
+    name = "tinycode"
+    protocol = "tinycode-greedy"
+    stop: tuple[str, ...] = ()
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        self._problems = [_problem(position, row) for position, row in enumerate(rows)]
+        seen: set[str] = set()
+        for problem in self._problems:
+            if problem.task_id in seen:
+                raise WMTPError(
+                    f"tinycode has two problems with task_id {problem.task_id!r}; ids must be unique"
+                )
+            seen.add(problem.task_id)
+
+    def problems(self) -> list[Problem]:
+        """Every problem, in the order of the rows."""
+        return list(self._problems)
+
+    def program(self, problem: Problem, completion: str) -> Program:
+        """The completion as it is, with the problem's tests."""
+        return Program(problem.task_id, completion, problem.tests, problem.setup)
+
+
+def _problem(position: int, row: Mapping[str, Any]) -> Problem:
+    for field in ("task_id", "text", "test_list"):
+        if field not in row:
+            raise WMTPError(
+                f"tinycode row {position} has no field {field!r}; it has {', '.join(row) or 'none'}"
+            )
+    metadata = {"family": row["family"]} if "family" in row else {}
+    if "operations" in row:
+        metadata["operations"] = len(row["operations"])
+    return Problem(
+        task_id=str(row["task_id"]),
+        prompt=mbpp_style_prompt(row["text"]),
+        tests=tuple(row["test_list"]),
+        setup=row.get("test_setup_code", ""),
+        metadata=metadata,
+    )

@@ -1,0 +1,161 @@
+"""What the page of a comparison shows, gathered from its directory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wmtp.experiment.results import HEATMAP_FILE, ArmResult, Comparison, read_comparison, read_heatmap
+from wmtp.report import figures
+from wmtp.report.curves import validation_band
+from wmtp.report.groups import Group, Key, grouped
+from wmtp.report.headline import headline, notes
+from wmtp.report.heatmap import Heatmap, heatmap
+from wmtp.report.programs import shown_problems
+from wmtp.report.runs import (
+    METRICS_FILE,
+    Evaluation,
+    Metrics,
+    Sample,
+    read_evaluation,
+    read_metrics,
+    read_samples,
+)
+from wmtp.report.svg import swatch_symbols
+
+MAX_HEATMAP_SAMPLES = 12
+GROUP_TITLES: dict[Key, str] = {
+    "operations": "pass@1 by number of operations, %",
+    "family": "pass@1 by family, %",
+}
+
+
+@dataclass(frozen=True)
+class ArmFiles:
+    """What one arm's runs left behind: metrics and evaluation of every seed, samples of the first.
+
+    Each is empty unless it is there for every seed (for the first seed: samples).
+    """
+
+    metrics: list[Metrics]
+    evaluations: list[Evaluation]
+    samples: list[Sample]
+
+
+@dataclass(frozen=True)
+class GroupedResult:
+    """pass@1 by one kind of group, as numbers and as a figure."""
+
+    title: str
+    groups: list[Group]
+    figure: str
+
+
+def comparison_context(directory: Path) -> dict[str, Any]:
+    """Everything that the template needs; what has no data is named in `left_out`.
+
+    Raises:
+        WMTPError: `comparison.json` is absent, or one of the files cannot be read.
+    """
+    comparison = read_comparison(directory)
+    left_out: list[str] = []
+    files = {arm.name: _arm_files(directory, arm, comparison.task, left_out) for arm in comparison.arms}
+    samples = {name: found.samples for name, found in files.items() if found.samples}
+    recipe = directory / "recipe.yaml"
+    return {
+        "comparison": comparison,
+        "series": figures.series_numbers(comparison),
+        "symbols": swatch_symbols(len(comparison.arms)),
+        "headline": headline(comparison),
+        "notes": notes(comparison),
+        "pass_figure": figures.pass_figure(comparison),
+        "curve_figures": _curve_figures(comparison, files, left_out),
+        "head_figures": _head_figures(files),
+        "acceptance": _acceptance(comparison, left_out),
+        "grouped": _grouped(comparison, files, left_out),
+        "heatmap": _heatmap(directory, left_out),
+        "problems": shown_problems(samples) if samples else [],
+        "verdicts": sorted({verdict for arm in comparison.arms for verdict in arm.verdicts}),
+        "recipe": recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
+        "left_out": left_out,
+    }
+
+
+def _arm_files(directory: Path, arm: ArmResult, task: str, left_out: list[str]) -> ArmFiles:
+    runs = [directory / seed.run for seed in arm.by_seed]
+    samples = [run / "samples" / f"{task}.jsonl" for run in runs[:1]]
+
+    def each(paths: list[Path], what: str) -> list[Path]:
+        missing = next((path for path in paths if not path.is_file()), None)
+        if missing is not None:
+            left_out.append(f"{what} of {arm.name}: there is no {missing.relative_to(directory)}")
+        return paths if missing is None else []
+
+    return ArmFiles(
+        metrics=[
+            read_metrics(p.parent) for p in each([run / METRICS_FILE for run in runs], "Learning curves")
+        ],
+        evaluations=[
+            read_evaluation(path)
+            for path in each([run / f"evaluation-{task}.json" for run in runs], "pass@1 by kind of problem")
+        ],
+        samples=[row for path in each(samples, "Programs") for row in read_samples(path)],
+    )
+
+
+def _curve_figures(comparison: Comparison, files: dict[str, ArmFiles], left_out: list[str]) -> list[str]:
+    drawn = []
+    for axis in figures.AXIS_LABELS:
+        bands = {name: validation_band(found.metrics, axis) for name, found in files.items()}
+        known = {name: band for name, band in bands.items() if band is not None}
+        if known:
+            drawn.append(figures.validation_figure(known, figures.series_numbers(comparison), axis))
+    for name, found in files.items():
+        if found.metrics and not any(run.validation for run in found.metrics):
+            left_out.append(f"Validation curve of {name}: its metrics have no validation records")
+    return drawn
+
+
+def _head_figures(files: dict[str, ArmFiles]) -> list[str]:
+    records = {name: found.metrics[0].train for name, found in files.items() if found.metrics}
+    limits = figures.shared_limits(list(records.values()))
+    return [
+        figures.heads_figure(name, rows, f"heads-{n}", limits)
+        for n, (name, rows) in enumerate(records.items())
+        if rows
+    ]
+
+
+def _acceptance(comparison: Comparison, left_out: list[str]) -> str | None:
+    measured = {arm.name: arm.acceptance for arm in comparison.arms if arm.acceptance}
+    without = [arm.name for arm in comparison.arms if not arm.acceptance]
+    if without:
+        left_out.append(
+            f"Acceptance of drafts: not measured for {', '.join(without)} (one head drafts nothing)"
+        )
+    return figures.acceptance_figure(measured, figures.series_numbers(comparison)) if measured else None
+
+
+def _grouped(comparison: Comparison, files: dict[str, ArmFiles], left_out: list[str]) -> list[GroupedResult]:
+    evaluations = {name: found.evaluations for name, found in files.items() if found.evaluations}
+    if not evaluations:
+        return []
+    results = []
+    for key, title in GROUP_TITLES.items():
+        groups = grouped(evaluations, key)
+        if groups:
+            figure = figures.groups_figure(groups, figures.series_numbers(comparison), title, key)
+            results.append(GroupedResult(title=title, groups=groups, figure=figure))
+        else:
+            left_out.append(f"{title.removesuffix(', %')}: the evaluations do not say which problem is which")
+    return results
+
+
+def _heatmap(directory: Path, left_out: list[str]) -> Heatmap | None:
+    if not (directory / HEATMAP_FILE).is_file():
+        left_out.append(f"Token weights: there is no {HEATMAP_FILE}")
+        return None
+    samples = read_heatmap(directory)
+    if not samples:
+        left_out.append(f"Token weights: {HEATMAP_FILE} holds no sample")
+        return None
+    return heatmap(samples, limit=MAX_HEATMAP_SAMPLES)

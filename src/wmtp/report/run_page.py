@@ -1,0 +1,83 @@
+"""What the page of a single training run shows, gathered from its directory."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from wmtp.errors import WMTPError
+from wmtp.report import figures
+from wmtp.report.runs import Evaluation, Metrics, MetricsRecord, read_evaluation, read_metrics
+
+TRACES: dict[str, tuple[str, Callable[[MetricsRecord], float | None]]] = {
+    "loss": ("weighted loss, nats", lambda r: r.loss),
+    "weight-mean": ("mean weight", lambda r: r.weight_mean),
+    "weight-entropy": ("weight entropy, 1 = uniform", lambda r: r.weight_entropy),
+    "weight-effective": ("effective share of tokens", lambda r: r.weight_effective),
+    "grad-norm": ("gradient norm", lambda r: r.grad_norm),
+    "lr": ("learning rate", lambda r: r.lr),
+    "speed": ("tokens per second", lambda r: r.tokens_per_second),
+    "memory": ("memory, MiB", lambda r: r.memory_mib),
+}
+
+
+def run_context(run: Path) -> dict[str, Any]:
+    """Everything that the template needs; what has no data is named in `left_out`.
+
+    Raises:
+        WMTPError: the metrics are absent or empty, or one of the files cannot be read.
+    """
+    metrics = read_metrics(run)
+    if not metrics.train:
+        raise WMTPError(f"{run / 'metrics.jsonl'}: no training step was logged yet")
+    left_out: list[str] = []
+    traces = {}
+    for name, (title, value) in TRACES.items():
+        figure = figures.run_figure(metrics, title, name, value)
+        if figure is None:
+            left_out.append(f"{title}: not in the metrics")
+        else:
+            traces[name] = figure
+    recipe = run / "recipe.yaml"
+    return {
+        "name": run.resolve().name,
+        "last": metrics.train[-1],
+        "last_validation": metrics.validation[-1] if metrics.validation else None,
+        "skipped_steps": metrics.train[-1].skipped_steps,
+        "nonfinite_scores": metrics.train[-1].nonfinite_scores,
+        "head_figures": _head_figures(metrics, left_out),
+        "traces": list(traces.values()),
+        "evaluations": _evaluations(run, left_out),
+        "environment": _environment(run / "environment.json", left_out),
+        "recipe": recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
+        "left_out": left_out,
+    }
+
+
+def _head_figures(metrics: Metrics, left_out: list[str]) -> list[str]:
+    kinds = {"training": metrics.train, "validation": metrics.validation}
+    limits = figures.shared_limits(list(kinds.values()))
+    if not metrics.validation:
+        left_out.append("Validation: nothing was validated")
+    return [
+        figures.heads_figure(
+            f"{kind} cross-entropy, nats/token", rows, f"heads-{kind}", limits, size=(4.0, 2.7)
+        )
+        for kind, rows in kinds.items()
+        if rows
+    ]
+
+
+def _evaluations(run: Path, left_out: list[str]) -> list[Evaluation]:
+    found = [read_evaluation(path) for path in sorted(run.glob("evaluation-*.json"))]
+    if not found:
+        left_out.append("Evaluation: there is no evaluation-<task>.json")
+    return found
+
+
+def _environment(path: Path, left_out: list[str]) -> dict[str, str]:
+    if not path.is_file():
+        left_out.append(f"Environment: there is no {path.name}")
+        return {}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in content.items()}

@@ -1,0 +1,152 @@
+"""Reads what a run wrote: metrics, evaluation, samples."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from wmtp.errors import WMTPError
+
+METRICS_FILE = "metrics.jsonl"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class MetricsRecord:
+    """One line of `metrics.jsonl`; `ce` is per head, None where a step did not compute it."""
+
+    kind: str
+    step: int
+    tokens: int
+    seconds: float
+    ce: list[float | None]
+    loss: float | None = None
+    weight_mean: float | None = None
+    weight_entropy: float | None = None
+    weight_effective: float | None = None
+    grad_norm: float | None = None
+    lr: float | None = None
+    tokens_per_second: float | None = None
+    memory_mib: float | None = None
+    skipped_steps: int | None = None
+    nonfinite_scores: int | None = None
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The records of one run by kind, in order of steps."""
+
+    train: list[MetricsRecord]
+    validation: list[MetricsRecord]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem's row in an evaluation; the groups are known for generated tasks only."""
+
+    task_id: str
+    samples: int
+    passed: int
+    verdict: str
+    operations: int | None = None
+    family: str | None = None
+
+
+@dataclass(frozen=True)
+class PassAt:
+    """pass@k and its standard error."""
+
+    value: float
+    stderr: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`evaluation-<task>.json`."""
+
+    task: str
+    protocol: str
+    problems: int
+    samples_per_problem: int
+    pass_at: dict[str, PassAt]
+    by_problem: list[Problem]
+    verdicts: dict[str, int] = field(default_factory=dict)
+    decoding: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generated program and what became of it."""
+
+    task_id: str
+    sample: int
+    completion: str
+    verdict: str
+    message: str = ""
+
+
+_RECORD = TypeAdapter(MetricsRecord)
+_EVALUATION = TypeAdapter(Evaluation)
+_SAMPLE = TypeAdapter(Sample)
+
+
+def read_metrics(run: Path) -> Metrics:
+    """Read a run's `metrics.jsonl`.
+
+    A step that was logged twice (a run that went on from a checkpoint) counts as logged last.
+
+    Raises:
+        WMTPError: the file is absent or a line is not a metrics record.
+    """
+    path = run / METRICS_FILE
+    if not path.is_file():
+        raise WMTPError(f"{path}: no such file; is {run} a run directory?")
+    by_kind: dict[str, dict[int, MetricsRecord]] = {"train": {}, "validation": {}}
+    for record in _read_lines(path, _RECORD):
+        if record.kind in by_kind:
+            by_kind[record.kind][record.step] = record
+    train, validation = ([records[s] for s in sorted(records)] for records in by_kind.values())
+    return Metrics(train=train, validation=validation)
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read an `evaluation-<task>.json`.
+
+    Raises:
+        WMTPError: it cannot be read as one.
+    """
+    try:
+        return _EVALUATION.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise WMTPError(f"{path}: {_first(error)}") from error
+
+
+def read_samples(path: Path) -> list[Sample]:
+    """Read a `samples/<task>.jsonl` in file order.
+
+    Raises:
+        WMTPError: a line is not a sample.
+    """
+    return _read_lines(path, _SAMPLE)
+
+
+def _read_lines(path: Path, adapter: TypeAdapter[T]) -> list[T]:
+    """The records of a JSONL file; a last line that was cut off while being written is not one yet."""
+    rows = []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            rows.append(adapter.validate_python(json.loads(line)))
+        except json.JSONDecodeError as error:
+            raise WMTPError(f"{path}:{number}: not JSON: {error.msg}") from error
+        except ValidationError as error:
+            raise WMTPError(f"{path}:{number}: {_first(error)}") from error
+    return rows
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where}: {first['msg']}" if where else first["msg"]

@@ -1,0 +1,25 @@
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def run(name: str, *arguments: str) -> str:
+    command = [sys.executable, str(BENCHMARKS / name), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
+
+
+def test_loss_benchmark_measures_every_variant(tmp_path):
+    printed = run("loss.py", "--quick", "--dtype", "fp32", "--json", str(tmp_path / "loss.json"))
+    (result,) = json.loads((tmp_path / "loss.json").read_text())["results"]
+    rows = {row["name"]: row for row in result["variants"]}
+    assert {"materialised", "one head at a time", "wmtp, chunked"} <= rows.keys()
+    for name, row in rows.items():
+        assert name in printed
+        assert row["seconds"] > 0
+        assert math.isfinite(row["extra_mib"])
+    assert rows["wmtp, chunked"]["extra_mib"] < rows["materialised"]["extra_mib"] / 4
+    assert list(result["chunked_extra_mib_by_heads"]) == ["1", "2"]

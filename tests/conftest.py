@@ -1,0 +1,80 @@
+"""Small real things to test with: data, a tokenizer, recipes, models."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> Path:
+    """A JSONL file of prompts and completions of uneven length."""
+    import json
+
+    path = tmp_path / "sums.jsonl"
+    rows = [
+        {
+            "prompt": f"add {i} to {i % 7}: ",
+            "completion": f"{i} + {i % 7} = {i + i % 7}" + " done" * (i % 4),
+            "clean": i % 2 == 0,
+        }
+        for i in range(200)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def make_recipe(sums: Path) -> Callable[..., Any]:
+    """`make_recipe(**{"train.steps": 5})`: a tiny recipe over the sums, with dotted changes."""
+    from wmtp.config import Recipe, override
+
+    small = {
+        "data.source": str(sums),
+        "data.fields": {"prompt": "prompt", "completion": "completion", "text": None},
+        "data.validation": 0.2,
+        "data.vocab_size": 300,
+        "data.sequence_length": 64,
+        "model.hidden_size": 32,
+        "model.layers": 2,
+        "model.heads": 3,
+        "model.attention_heads": 2,
+        "model.init_std": 0.1,
+        "train.steps": 6,
+        "train.batch_size": 8,
+        "train.warmup_steps": 2,
+        "train.log_every": 1,
+        "train.validate_every": 3,
+        "train.save_every": 3,
+        "train.lr": 0.003,
+    }
+    return lambda **changes: override(Recipe(), small | changes, "test recipe")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Any:
+    """An environment that keeps everything in the test's folder, in float32 on the CPU."""
+    from wmtp.config import Config
+
+    return Config.model_validate(
+        {
+            "paths": {"runs": str(tmp_path / "runs"), "cache": str(tmp_path / "cache")},
+            "devices": {"device": "cpu", "precision": "fp32"},
+        }
+    )

@@ -1,0 +1,165 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wmtp.data.dataset import Document, TokenDataset, documents_from, tokenise
+from wmtp.data.loader import Loader, collate, in_order, pack
+from wmtp.data.tokenizer import _train, encode, tokenizer_fingerprint
+from wmtp.config import FieldsConfig
+from wmtp.errors import WMTPError
+
+TOKENIZER = _train(["def f(x): return x + 1", "a quick brown fox"] * 3, 300)
+
+
+def dataset_of(lengths: list[int]) -> TokenDataset:
+    """A data set whose token ids are their own keys."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    tokens = np.arange(offsets[-1], dtype=np.int32)
+    return TokenDataset(tokens, tokens % 3 > 0, offsets, np.arange(len(lengths)), "tokenizer")
+
+
+def test_only_the_completion_and_the_end_are_supervised() -> None:
+    documents = [Document("a quick ", "fox"), Document("", "brown fox")]
+    dataset = tokenise(documents, TOKENIZER, 64, "error")
+    for i, document in enumerate(documents):
+        place = slice(dataset.offsets[i], dataset.offsets[i + 1])
+        tokens, supervised = dataset.tokens[place].tolist(), dataset.supervised[place]
+        prompt, completion = encode(TOKENIZER, [document.prompt, document.completion])
+        assert tokens == [*prompt, *completion, TOKENIZER.eos_token_id]
+        assert supervised.tolist() == [False] * len(prompt) + [True] * (len(completion) + 1)
+        assert TOKENIZER.decode(tokens[:-1]) == document.prompt + document.completion
+
+
+def test_overlong_documents() -> None:
+    documents = [Document("", "fox"), Document("a", "z" * 50)]
+    with pytest.raises(WMTPError, match=r"data\.sequence_length 16: 1 of 2 documents are longer, row 1 with"):
+        tokenise(documents, TOKENIZER, 16, "error")
+    assert len(tokenise(documents, TOKENIZER, 16, "drop")) == 1
+    split = tokenise(documents, TOKENIZER, 16, "split")
+    assert split.lengths.max() <= 16
+    assert split.sources.tolist() == [0, 1, 1, 1, 1]
+    assert (~split.supervised).sum() == 1
+    with pytest.raises(WMTPError, match=r"no document of at most data\.sequence_length 2"):
+        tokenise(documents[1:], TOKENIZER, 2, "drop")
+
+
+def test_fingerprints_tell_apart_what_matters() -> None:
+    a, b = Document("a", "b c"), Document("a b", " c")
+    prints = {tokenise([d], TOKENIZER, 16, "error").fingerprint for d in (a, b)}
+    assert len(prints) == 2
+    other = _train(["entirely different text"], 300)
+    assert tokenizer_fingerprint(other) != tokenizer_fingerprint(TOKENIZER)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (
+            FieldsConfig(text="code"),
+            r"f\.jsonl: row 1 has no field 'code' \(data\.fields\.text\); it has text",
+        ),
+        (
+            FieldsConfig(text="text"),
+            r"f\.jsonl: row 0: field 'text' \(data\.fields\.text\) should be text, not int",
+        ),
+        (FieldsConfig(prompt="code", completion="gone"), r"row 0 has no field 'gone'"),
+    ],
+)
+def test_a_row_without_the_field_is_named(fields: FieldsConfig, expected: str) -> None:
+    rows = [{"text": 3, "code": "x"}, {"text": "y"}]
+    with pytest.raises(WMTPError, match=expected):
+        documents_from(rows, fields, "f.jsonl")
+
+
+@given(st.lists(st.integers(1, 16), min_size=1, max_size=60), st.randoms(use_true_random=False))
+def test_packing_keeps_every_document_once_and_no_row_overflows(lengths: list[int], random: object) -> None:
+    order = list(range(len(lengths)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    rows = pack(lengths, order, 16)
+    assert sorted(d for row in rows for d in row) == sorted(order)
+    assert all(sum(lengths[d] for d in row) <= 16 for row in rows)
+
+
+def test_a_packed_row_holds_its_documents() -> None:
+    dataset = dataset_of([3, 2, 4])
+    ce = np.arange(9, dtype=np.float16) / 2
+    batch = collate(dataset, [[2, 0], [1]], 8, ce)
+    assert batch.ids.tolist() == [[5, 6, 7, 8, 0, 1, 2, 0], [3, 4, 0, 0, 0, 0, 0, 0]]
+    assert batch.document_ids.tolist() == [[1, 1, 1, 1, 2, 2, 2, 0], [1, 1, 0, 0, 0, 0, 0, 0]]
+    assert batch.position_ids[0].tolist() == [0, 1, 2, 3, 0, 1, 2, 0]
+    assert batch.token_keys[0].tolist() == [5, 6, 7, 8, 0, 1, 2, -1]
+    assert batch.reference_ce is not None
+    assert batch.reference_ce[0, :7].tolist() == [2.5, 3.0, 3.5, 4.0, 0.0, 0.5, 1.0]
+    assert batch.reference_ce[0, 7].isnan()
+    assert batch.tokens == 9
+    assert batch.supervised[0].tolist() == [k % 3 > 0 for k in [5, 6, 7, 8, 0, 1, 2]] + [False]
+
+
+def loader(world_size: int = 1, rank: int = 0, micro: int = 2, seed: int = 5) -> Loader:
+    dataset = dataset_of([1 + i % 9 for i in range(100)])
+    return Loader(
+        dataset,
+        sequence_length=16,
+        batch_size=8,
+        micro_batch_size=micro,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def rows_of(batches: list) -> list[list[int]]:  # type: ignore[type-arg]
+    return [row for batch in batches for row in batch.token_keys.tolist()]
+
+
+def test_ranks_and_micro_batches_share_one_order_without_overlap_or_omission() -> None:
+    single, alone = loader(micro=8), loader(micro=1)
+    pair = [loader(2, rank) for rank in range(2)]
+    for _ in range(20):
+        whole = rows_of(next(single))
+        assert rows_of(next(alone)) == whole
+        assert rows_of(next(pair[0])) + rows_of(next(pair[1])) == whole
+
+
+def test_every_epoch_has_every_token_once_in_another_order() -> None:
+    one = loader()
+    seen: list[list[int]] = []
+    while one.epoch < 2 or one.next_row:
+        rows = one._take(1)
+        seen.append(rows[0])
+    first = [d for row in seen[: len(seen) // 2] for d in row]
+    assert sorted(d for row in seen for d in row) == sorted([*range(100), *range(100)])
+    assert first != sorted(first)
+
+
+def test_resuming_continues_where_it_stopped_even_with_other_ranks() -> None:
+    whole, stopped = loader(), loader()
+    for _ in range(7):
+        next(whole)
+        next(stopped)
+    pair = [loader(2, rank, seed=5) for rank in range(2)]
+    for part in pair:
+        part.load_state_dict(stopped.state_dict())
+    for _ in range(9):
+        assert rows_of(next(pair[0])) + rows_of(next(pair[1])) == rows_of(next(whole))
+
+
+def test_changed_data_is_refused() -> None:
+    state = loader().state_dict()
+    changed = Loader(dataset_of([3, 4]), sequence_length=16, batch_size=1, micro_batch_size=1, seed=0)
+    with pytest.raises(WMTPError, match=r"data\.source: the training data changed .* now, .* then"):
+        changed.load_state_dict(state)
+
+
+def test_a_batch_that_does_not_divide_is_refused() -> None:
+    with pytest.raises(WMTPError, match=r"train\.batch_size 8 does not divide into 3 ranks"):
+        loader(world_size=3)
+
+
+def test_in_order_reads_every_document_once() -> None:
+    dataset = dataset_of([4, 7, 2, 9])
+    keys = [
+        k for batch in in_order(dataset, 16, 1) for row in batch.token_keys.tolist() for k in row if k >= 0
+    ]
+    assert sorted(keys) == list(range(22))

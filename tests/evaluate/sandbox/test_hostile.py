@@ -1,0 +1,151 @@
+"""No hostile program passes, hangs or leaves anything behind."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hostile_programs import HOSTILE, NEEDS_OWN_USER
+
+from wmtp.evaluate.sandbox import Execution, Limits, Program, Verdict, describe, execute, execute_all
+
+TESTS = ("assert f(2, [1]) == 3", "assert set([f(5, [2, 2])]) == set([9])")
+LIMITS = Limits(cpu_seconds=1, wall_seconds=1.5, memory_mib=256)
+LINUX = sys.platform == "linux"
+
+
+def survivors(marker: str) -> list[int]:
+    """Processes whose environment names a directory of the sandbox."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if marker.encode() in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the sandbox makes its directories, and nobody else any."""
+    tmp_path_factory.getbasetemp()
+    before, path = tempfile.tempdir, Path(tempfile.mkdtemp(prefix="place-"))
+    tempfile.tempdir = str(path)
+    yield path
+    tempfile.tempdir = before
+    shutil.rmtree(path)
+
+
+def programs() -> dict[str, Program]:
+    skipped = set() if describe().get("separate_user") else NEEDS_OWN_USER
+    return {name: Program(name, code, TESTS) for name, code in HOSTILE.items() if name not in skipped}
+
+
+@pytest.fixture(scope="module")
+def outcomes(place: Path) -> dict[str, Execution]:
+    chosen = programs()
+    executions = dict(execute_all(chosen.values(), LIMITS, workers=4))
+    return {name: executions[position] for position, name in enumerate(chosen)}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_does_not_pass_nor_hang(name: str, outcomes: dict[str, Execution]) -> None:
+    if name not in outcomes:
+        pytest.skip("would kill the evaluator where the sandbox cannot change the user")
+    execution = outcomes[name]
+    assert execution.verdict in (Verdict.FAILED, Verdict.TIMEOUT), execution
+    assert execution.message
+    assert all(c.isprintable() or c == "\n" for c in execution.message)
+    attempts = 2 if "judge" in execution.message else 1
+    assert execution.seconds < attempts * (LIMITS.wall_seconds + 1)
+
+
+def test_a_right_program_passes_the_same_tests(place: Path) -> None:
+    assert execute(Program("x", "def f(a, b): return a + sum(b)", TESTS), LIMITS).verdict is Verdict.PASSED
+
+
+@pytest.mark.skipif(not LINUX, reason="looks into /proc")
+def test_nothing_is_left(outcomes: dict[str, Execution], place: Path) -> None:
+    assert outcomes
+    assert survivors(str(place)) == []
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["forks", "daemon that keeps the pipe", "starts a shell", "threads"])
+def test_descendants_die_even_where_they_are_allowed(name: str, place: Path) -> None:
+    allowing = Limits(cpu_seconds=1, wall_seconds=2, memory_mib=256, processes=6)
+    started = time.monotonic()
+    execution = execute(Program(name, HOSTILE[name], TESTS), allowing)
+    assert execution.verdict in (Verdict.FAILED, Verdict.TIMEOUT)
+    assert time.monotonic() - started < allowing.wall_seconds + 1
+    if LINUX:
+        assert survivors(str(place)) == []
+    assert list(place.iterdir()) == []
+
+
+def test_programs_do_not_reach_each_other(place: Path) -> None:
+    if not describe().get("separate_user"):
+        pytest.skip("the sandbox cannot change the user")
+    slow = Program("slow", "import time\ntime.sleep(0.7)\ndef f(a, b): return a + sum(b)", TESTS)
+    killers = [Program("kills all", HOSTILE["kills all"], TESTS) for _ in range(6)]
+    outcomes = dict(execute_all([slow, *killers], Limits(wall_seconds=5), workers=2))
+    assert outcomes[0].verdict is Verdict.PASSED
+    assert {outcomes[i].verdict for i in range(1, 7)} == {Verdict.FAILED}
+
+
+def returned(expression: str) -> str:
+    """What an expression is inside, taken from the message of a test that fails."""
+    code = f"def f(): return {expression}"
+    execution = execute(Program("x", code, ("assert f() is f",)), Limits())
+    assert execution.verdict is Verdict.FAILED
+    return execution.message.partition("returned ")[2]
+
+
+def test_environment_is_empty(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "sesame")
+    names = returned("[k for k in sorted(__import__('os').environ) if k != 'LC_CTYPE']")
+    assert names == "['HOME', 'TMPDIR']"
+    assert returned("__import__('os').getcwd() == __import__('os').environ['HOME']") == "True"
+    assert "site-packages" not in returned("__import__('sys').path")
+    assert str(Path(__file__).parents[3] / "src") not in returned("__import__('sys').path")
+
+
+def test_user_is_given_up(place: Path) -> None:
+    ids = returned("[*__import__('os').getresuid(), *__import__('os').getresgid()]")
+    if describe().get("separate_user"):
+        assert len(set(ids.strip("[]").split(", "))) == 1
+        assert int(ids.strip("[]").split(", ")[0]) >= 20_000
+        assert returned("__import__('os').getgroups()") == "[]"
+    else:
+        assert ids == str([*os.getresuid(), *os.getresgid()])
+
+
+@pytest.mark.skipif(not LINUX, reason="nothing else ends what an evaluator leaves when it is killed")
+def test_evaluator_killed(place: Path) -> None:
+    script = (
+        "import sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
+        "from wmtp.evaluate.sandbox import *\n"
+        "execute(Program('x', 'import time\\ntime.sleep(1000)', ('assert f() == 1',)), Limits(wall_seconds=60))"
+    )
+    evaluator = subprocess.Popen([sys.executable, "-c", script, str(place)])
+    try:
+        limit = time.monotonic() + 10
+        while not survivors(str(place)) and time.monotonic() < limit:
+            time.sleep(0.02)
+        assert survivors(str(place))
+    finally:
+        evaluator.kill()
+        evaluator.wait()
+    limit = time.monotonic() + 5
+    while survivors(str(place)) and time.monotonic() < limit:
+        time.sleep(0.02)
+    assert survivors(str(place)) == []
+    for left in place.iterdir():
+        shutil.rmtree(left)

@@ -1,0 +1,202 @@
+"""A verdict says what running the tests against the program says, and why."""
+
+import pytest
+
+from wmtp.evaluate.sandbox import Execution, Limits, Program, Verdict, execute
+
+F = "def f(*args): return args[0] if len(args) == 1 else list(args)\n"
+
+
+def judge(code: str, *tests: str, setup: str = "", limits: Limits | None = None) -> Execution:
+    return execute(Program("x", code, tests, setup), limits or Limits())
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "None",
+        "True",
+        "-(10 ** 30)",
+        "1.5",
+        "float('-inf')",
+        "2 + 3j",
+        "'ä\\0\\n'",
+        "b'\\xff'",
+        "[1, [2], (3, None)]",
+        "{'a': {1, 2}, (1, 2): frozenset([3])}",
+        "''",
+        "[]",
+    ],
+)
+def test_values_cross_unchanged(value: str) -> None:
+    test = f"value = f({value}); assert value == {value} and type(value) is type({value})"
+    execution = judge(F, test, f"assert f(f({value}), key={value}) == ({value}, {value})")
+    assert execution.verdict is Verdict.FAILED
+    assert execution.message.startswith("test 2 of 2")
+    assert judge("def f(x): return x", test).verdict is Verdict.PASSED
+
+
+def test_keywords_globals_helpers_and_state() -> None:
+    code = """
+N = [1, 2]
+count = 0
+def f(a, *, b): return a - b
+def inverse(x): return -x
+def bump():
+    global count
+    count += 1
+    return count
+"""
+    tests = (
+        "assert f(5, b=3) == 2",
+        "assert inverse(f(1, b=3)) == len(N)",
+        "assert [bump(), bump()] == [1, 2]",
+        "def check(candidate):\n    for x in range(3):\n        assert candidate(x) == -x",
+        "check(inverse)",
+        "assert list(map(inverse, [1, 2])) == sorted([-2, -1], reverse=True)",
+    )
+    assert judge(code, *tests).verdict is Verdict.PASSED
+
+
+def test_setup_runs_before_the_tests() -> None:
+    setup = "import math\nlimit = math.floor(f(2.5))"
+    assert judge(F, "assert limit == 2", setup=setup).verdict is Verdict.PASSED
+
+
+def test_standard_mappings_compare_as_dicts() -> None:
+    code = "from collections import Counter, defaultdict\ndef f(x): return Counter(x)\n"
+    assert judge(code, "assert f('aab') == {'a': 2, 'b': 1}").verdict is Verdict.PASSED
+
+
+def test_message_names_the_first_failing_test_and_the_result() -> None:
+    execution = judge("def f(x): return x + 1", "assert f(1) == 2", "assert f(2) == 4", "assert f(3) == 9")
+    assert execution.verdict is Verdict.FAILED
+    assert execution.message == "test 2 of 3: assert f(2) == 4\nAssertionError; f(2) returned 3"
+
+
+@pytest.mark.parametrize(
+    ("code", "part"),
+    [
+        ("def f(x):\n    return x[0]", "f(1) raised TypeError: 'int' object is not subscriptable (line 2)"),
+        ("x = 1\nimport nothing_of_the_kind", "running the program raised ModuleNotFoundError"),
+        ("def f(x)\n", "SyntaxError"),
+        ("def g(x): return x", "NameError: name 'f' is not defined"),
+        ("f = 3", "TypeError: 'int' object is not callable"),
+        ("class f:\n    pass", "the candidate's 'f', a class"),
+        ("def f(x): return lambda: x", "a value of type 'function'"),
+        ("def f(x): return (y for y in [x])", "a value of type 'generator'"),
+        ("import numpy", "ModuleNotFoundError"),
+    ],
+)
+def test_message_says_what_was_wrong(code: str, part: str) -> None:
+    execution = judge(code, "assert f(1) == 1")
+    assert execution.verdict is Verdict.FAILED
+    assert part in execution.message
+
+
+def test_messages_are_bounded() -> None:
+    execution = judge("def f(x): return 'y' * 100_000", "assert f('x' * 100_000) == 'z' * 100_000")
+    assert len(execution.message) < 1000
+
+
+def test_lines_end_as_they_like() -> None:
+    assert judge("def f(x):\r\n\treturn x\r\n", "assert f(1) == 1\r\n").verdict is Verdict.PASSED
+
+
+def test_main_part_of_a_script_does_not_run() -> None:
+    assert judge("if __name__ == '__main__':\n    exit()\n" + F, "assert f(1) == 1").verdict is Verdict.PASSED
+
+
+def test_dataclasses_and_pickles_find_their_module() -> None:
+    code = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nimport copy, pickle\n"
+        "@dataclass\nclass P:\n    x: int\n"
+        "def f(x): return pickle.loads(pickle.dumps(copy.deepcopy(P(x)))).x"
+    )
+    assert judge(code, "assert f(1) == 1").verdict is Verdict.PASSED
+
+
+SWALLOWING = [
+    "try:\n    f(1)\nexcept Exception:\n    pass",
+    "try:\n    f(1)\nexcept BaseException:\n    pass",
+    "try:\n    assert f(1) == 1\nfinally:\n    pass",
+    "import contextlib\nwith contextlib.suppress(BaseException):\n    f(1)",
+    "for _ in range(2):\n    try:\n        assert f(1) == 1\n    except:\n        continue",
+]
+
+
+@pytest.mark.parametrize("test", SWALLOWING)
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f(x): raise ValueError",
+        "def f(x): raise SystemExit(0)",
+        "import os\ndef f(x): os._exit(0)",
+        "class E:\n    def __eq__(self, other): return True\ndef f(x): return E()",
+    ],
+    ids=["raises", "raises exit", "exits", "always equal"],
+)
+def test_no_except_in_a_test_saves_a_failing_program(code: str, test: str) -> None:
+    execution = judge(code, test)
+    assert execution.verdict is Verdict.FAILED
+    assert "f(1)" in execution.message or "exited" in execution.message
+
+
+def test_builtins_are_the_tests_own() -> None:
+    cheat = "def f(x): return [-1]\ndef sorted(x): return 0\ndef len(x): return 0\n"
+    assert judge(cheat, "assert sorted(f(1)) == sorted([1])").verdict is Verdict.FAILED
+    assert judge(cheat, "assert len(f(1)) == len([1, 2])").verdict is Verdict.FAILED
+    assert judge("def sorted(x): return 0", "assert sorted(f(1)) == sorted([1])").verdict is Verdict.FAILED
+
+
+def test_an_exercise_may_be_named_like_a_builtin() -> None:
+    assert judge("def sum(a, b): return a * b", "assert sum(2, 5) == 10").verdict is Verdict.PASSED
+    cheat = "def sum(a, b): return 0\ndef abs(x): return 0"
+    assert judge(cheat, "assert sum(2, 5) == abs(-10)").verdict is Verdict.FAILED
+
+
+def test_arguments_are_copies() -> None:
+    code = "def f(x):\n    x.append(1)\n    return x"
+    assert judge(code, "a = []; assert f(a) == [1] and a == []").verdict is Verdict.PASSED
+
+
+def test_what_cannot_be_sent_is_a_failure() -> None:
+    execution = judge(F, "assert f(lambda: 1) is not None")
+    assert execution.verdict is Verdict.FAILED
+    assert "the tests pass a value of type 'function'" in execution.message
+    small = Limits(reply_bytes=1000)
+    assert "larger than 1000 bytes" in judge("def f(x): return 'x' * 1000", "f(1)", limits=small).message
+
+
+@pytest.mark.parametrize("ignore", ["", "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\n"])
+def test_processor_time_ends_in_timeout(ignore: str) -> None:
+    execution = judge(ignore + "while True: pass", "f(1)", limits=Limits(cpu_seconds=0.3, wall_seconds=20))
+    assert execution.verdict is Verdict.TIMEOUT
+    assert "CPU time" in execution.message
+    assert execution.seconds < 15
+
+
+def test_wall_time_ends_in_timeout() -> None:
+    execution = judge("import time\ndef f(x): time.sleep(60)", "f(1)", limits=Limits(wall_seconds=0.5))
+    assert execution.verdict is Verdict.TIMEOUT
+    assert execution.seconds < 1.5
+
+
+def test_a_result_that_stalls_the_tests_ends_in_timeout() -> None:
+    execution = judge(
+        "def f(x): return 10 ** 9", "for _ in range(f(1)): pass", limits=Limits(wall_seconds=0.5)
+    )
+    assert execution.verdict is Verdict.TIMEOUT
+    assert execution.seconds < 1.5
+
+
+def test_a_result_that_bursts_the_tests_is_a_failure() -> None:
+    execution = judge("def f(x): return 10 ** 12", "bytearray(f(1))")
+    assert execution.verdict is Verdict.FAILED
+    assert "MemoryError" in execution.message
+
+
+def test_tests_that_are_not_python_are_nobodys_failure() -> None:
+    execution = judge(F, "assert f(1) ==")
+    assert execution.verdict is Verdict.ERROR
+    assert "the tests do not compile" in execution.message

@@ -1,0 +1,171 @@
+"""What crosses the boundary is what was sent, or nothing."""
+
+import collections
+import enum
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wmtp.evaluate.sandbox.isolated.channel import frame, frames
+from wmtp.evaluate.sandbox.isolated.wire import MAX_DEPTH, WireError, decode, encode
+
+LIMIT = 1 << 20
+
+hashable = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.complex_numbers()
+    | st.text(st.characters(exclude_categories=()))
+    | st.binary(),
+    lambda inner: st.lists(inner, max_size=4).map(tuple) | st.frozensets(inner, max_size=4),
+    max_leaves=8,
+)
+plain = st.recursive(
+    hashable | st.sets(hashable, max_size=4),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(hashable, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def canonical(value: object) -> object:
+    """Types and values, told apart where `==` does not (True and 1, 0.0 and -0.0, nan); sets have no order."""
+    if isinstance(value, set | frozenset):
+        return type(value), sorted(repr(canonical(element)) for element in value)
+    if isinstance(value, dict):
+        return dict, [(canonical(key), canonical(item)) for key, item in value.items()]
+    if isinstance(value, list | tuple):
+        return type(value), [canonical(element) for element in value]
+    return repr(value)
+
+
+@given(plain)
+def test_round_trip(value: object) -> None:
+    assert canonical(decode(encode(value, LIMIT))) == canonical(value)
+
+
+@pytest.mark.parametrize(
+    "value", [math.inf, -math.inf, -0.0, 2**4096, -(2**63), -1, 255, 256, "\ud800", "\0"]
+)
+def test_edge_values(value: object) -> None:
+    assert repr(decode(encode(value, LIMIT))) == repr(value)
+
+
+def test_nan() -> None:
+    back = decode(encode(math.nan, LIMIT))
+    assert type(back) is float
+    assert math.isnan(back)
+
+
+@given(st.binary(max_size=60))
+def test_rubbish_is_refused(data: bytes) -> None:
+    try:
+        value = decode(data)
+    except WireError:
+        return
+    assert canonical(decode(encode(value, LIMIT))) == canonical(value)
+
+
+@given(plain, st.data())
+def test_truncation_and_tails_are_refused(value: object, data: st.DataObject) -> None:
+    encoded = encode(value, LIMIT)
+    cut = data.draw(st.integers(0, len(encoded) - 1))
+    with pytest.raises(WireError):
+        decode(encoded[:cut])
+    with pytest.raises(WireError):
+        decode(encoded + b"N")
+
+
+class Subclassed(int):
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = int.__hash__
+
+
+class Number(enum.IntEnum):
+    THREE = 3
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        object(),
+        Subclassed(3),
+        Number.THREE,
+        collections.Counter("aab"),
+        range(3),
+        iter([3]),
+        bytearray(b"3"),
+        int,
+        len,
+        [[object()]],
+        {3: object()},
+        {object(): 3},
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_other_types_are_refused(value: object) -> None:
+    with pytest.raises(WireError, match="not a plain built-in type"):
+        encode(value, LIMIT)
+
+
+def test_named_mappings_become_dicts() -> None:
+    kinds = (collections.Counter, collections.OrderedDict)
+    value = [collections.Counter("aab"), collections.OrderedDict(x=collections.Counter())]
+    back = decode(encode(value, LIMIT, kinds))
+    assert isinstance(back, list)
+    assert back == [{"a": 2, "b": 1}, {"x": {}}]
+    assert {type(part) for part in back} == {dict}
+    with pytest.raises(WireError, match="defaultdict"):
+        encode(collections.defaultdict(int), LIMIT, kinds)
+
+
+def test_size_is_bounded() -> None:
+    assert len(encode("x" * 95, 100)) == 100
+    for value in ("x" * 96, b"x" * 96, list(range(50)), 1 << 800, {"x" * 50: "x" * 50}):
+        with pytest.raises(WireError, match="larger than 100 bytes"):
+            encode(value, 100)
+
+
+def test_depth_is_bounded_both_ways() -> None:
+    value: list[object] = []
+    for _ in range(MAX_DEPTH):
+        value = [value]
+    encoded = encode(value, LIMIT)
+    assert decode(encoded) == value
+    with pytest.raises(WireError, match="nested"):
+        encode([value], LIMIT)
+    with pytest.raises(WireError, match="nested"):
+        decode(encoded[:5] + encoded)
+    value.append(value)
+    with pytest.raises(WireError, match="containing itself"):
+        encode(value, LIMIT)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"S\x00\x00\x00\x01l\x00\x00\x00\x00",  # a set of a list
+        b"d\x00\x00\x00\x01N",  # a key without a value
+        b"l\xff\xff\xff\xff",  # more elements than bytes
+        b"s\x00\x00\x00\x01\xff",  # not UTF-8
+        b"f\x00\x00\x00\x01\x00",  # a short float
+        b"X\x00\x00\x00\x00",  # no such tag
+        b"",
+    ],
+)
+def test_malformed(data: bytes) -> None:
+    with pytest.raises(WireError):
+        decode(data)
+
+
+@given(st.lists(st.binary(max_size=20), max_size=4), st.integers(0, 3))
+def test_frames(messages: list[bytes], lost: int) -> None:
+    data = b"".join(map(frame, messages))
+    assert frames(data) == messages
+    if messages and lost:
+        assert frames(data[:-lost]) == messages[:-1] or len(messages[-1]) + 4 <= lost

@@ -1,0 +1,63 @@
+"""Rows in MBPP's format as a task."""
+
+import json
+
+import pytest
+
+from wmtp.data.templates import mbpp_style_prompt
+from wmtp.errors import WMTPError
+from wmtp.evaluate.sandbox import Limits, Verdict, execute
+from wmtp.evaluate.tasks import TASKS
+from wmtp.evaluate.tasks.tinycode import TinycodeTask
+
+ROWS = [
+    {
+        "task_id": 7,
+        "text": "Double every element\nand sum.",
+        "code": "def f(x):\n    return 2 * sum(x)\n",
+        "test_list": ["assert f([1, 2]) == 6", "assert f([]) == 0"],
+        "family": "list",
+        "operations": ("double", "sum"),
+    },
+    {
+        "task_id": 8,
+        "text": "Negate.",
+        "code": "def g(x):\n    return -x\n",
+        "test_list": ["assert g(1) == -1"],
+    },
+]
+
+
+def test_problems() -> None:
+    first, second = TinycodeTask(ROWS).problems()
+    assert (first.task_id, first.prompt) == ("7", "# Double every element and sum.\n")
+    assert first.tests == tuple(ROWS[0]["test_list"])  # type: ignore[arg-type]
+    assert json.loads(json.dumps(first.metadata)) == {"family": "list", "operations": 2}
+    assert second.metadata == {}
+
+
+def test_reference_solutions_pass_and_others_do_not() -> None:
+    task = TinycodeTask(ROWS)
+    first, second = task.problems()
+    assert execute(task.program(first, str(ROWS[0]["code"])), Limits()).verdict is Verdict.PASSED
+    assert execute(task.program(second, str(ROWS[1]["code"])), Limits()).verdict is Verdict.PASSED
+    assert execute(task.program(second, str(ROWS[0]["code"])), Limits()).verdict is Verdict.FAILED
+
+
+def test_registered() -> None:
+    assert "tinycode" in TASKS.names()
+    assert TASKS.create("tinycode", ROWS).problems() == TinycodeTask(ROWS).problems()
+    with pytest.raises(WMTPError, match="did you mean 'tinycode'"):
+        TASKS.get("tinycod")
+
+
+def test_bad_rows() -> None:
+    with pytest.raises(WMTPError, match="row 1 has no field 'test_list'; it has task_id, text"):
+        TinycodeTask([ROWS[0], {"task_id": 1, "text": "x"}])
+    with pytest.raises(WMTPError, match="two problems with task_id '7'"):
+        TinycodeTask([ROWS[0], ROWS[0]])
+
+
+def test_prompt_is_one_comment() -> None:
+    assert mbpp_style_prompt("Add.") == "# Add.\n"
+    assert mbpp_style_prompt("Add\r\nthem.").count("\n") == 1

@@ -1,0 +1,119 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from wmtp.model.modeling import MTPConfig, MTPForCausalLM, copy_head_0, document_mask, initialise
+
+KINDS = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def make(kind: str = "llama", heads: int = 3, layers: int = 4, tied: bool = True) -> MTPForCausalLM:
+    backbone = AutoConfig.for_model(
+        kind,
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        tie_word_embeddings=tied,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=1,
+        sliding_window=None,
+    )
+    model = MTPForCausalLM(MTPConfig(backbone, heads=heads)).eval().double()
+    initialise(model, seed=1, std=0.2)
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tied", [True, False])
+def test_saved_and_loaded_by_transformers_is_the_same(kind: str, tied: bool, tmp_path: Path) -> None:
+    model, ids = make(kind, tied=tied), torch.randint(2, 50, (2, 9))
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
+    assert isinstance(again, MTPForCausalLM)
+    assert again.config.heads == 3
+    assert (again.unembedding.data_ptr() == again.model.embed_tokens.weight.data_ptr()) == tied
+    for h in range(3):
+        assert torch.equal(model.head(model.trunk(ids), h), again.head(again.trunk(ids), h))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_trunk_and_head_0_are_the_next_token_model_of_transformers(kind: str) -> None:
+    model, ids = make(kind, heads=3, layers=5), torch.randint(2, 50, (2, 9))
+    config = type(model.config.backbone).from_dict(
+        model.config.backbone.to_dict() | {"num_hidden_layers": 3, "layer_types": None}
+    )
+    plain = AutoModelForCausalLM.from_config(config).double().eval()
+    plain.load_state_dict(model.state_dict(), strict=False)
+    torch.testing.assert_close(model(ids).logits, plain(ids).logits, rtol=0, atol=1e-12)
+
+
+def test_head_h_is_its_own_layer_on_the_same_trunk() -> None:
+    model, ids = make(heads=3, layers=4), torch.randint(2, 50, (2, 9))
+    logits = [model.head(model.trunk(ids), h) @ model.unembedding.T for h in range(3)]
+    model.model.layers[model.trunk_layers + 2].mlp.down_proj.weight.data.mul_(2)
+    after = [model.head(model.trunk(ids), h) @ model.unembedding.T for h in range(3)]
+    assert torch.equal(logits[0], after[0])
+    assert torch.equal(logits[1], after[1])
+    assert not torch.equal(logits[2], after[2])
+
+
+def test_generate_with_and_without_cache_and_with_padding() -> None:
+    model, ids = make(), torch.randint(2, 50, (1, 6))
+    options = {"max_new_tokens": 8, "do_sample": False}
+    cached = model.generate(ids, **options)
+    assert torch.equal(cached, model.generate(ids, use_cache=False, **options))
+    padded = torch.cat([torch.ones(1, 3, dtype=torch.long), ids], 1)
+    mask = torch.tensor([[0] * 3 + [1] * 6])
+    assert torch.equal(cached, model.generate(padded, attention_mask=mask, **options)[:, 3:])
+
+
+def test_packed_documents_do_not_see_each_other() -> None:
+    model = make()
+    documents = [torch.randint(2, 50, (1, n)) for n in (4, 6, 3)]
+    ids = torch.cat([*documents, torch.ones(1, 2, dtype=torch.long)], 1)
+    document_ids = torch.tensor([[1] * 4 + [2] * 6 + [3] * 3 + [0] * 2])
+    position_ids = torch.tensor([[*range(4), *range(6), *range(3), 0, 0]])
+    packed = model.trunk(ids, mask=document_mask(document_ids), position_ids=position_ids)
+    for h in range(3):
+        hidden = model.head(packed, h)
+        assert hidden.isfinite().all()
+        parts = hidden[:, :13].split([4, 6, 3], 1)
+        for part, document in zip(parts, documents, strict=True):
+            alone = model.head(model.trunk(document), h)
+            torch.testing.assert_close(part, alone, rtol=0, atol=1e-12)
+
+
+def test_models_of_one_seed_share_trunk_and_head_0_whatever_the_heads() -> None:
+    one, four = make(heads=1, layers=3).state_dict(), make(heads=4, layers=6).state_dict()
+    assert all(torch.equal(value, four[name]) for name, value in one.items())
+    other = make(heads=1, layers=3)
+    initialise(other, seed=2, std=0.2)
+    assert not torch.equal(other.state_dict()["lm_head.weight"], one["lm_head.weight"])
+
+
+def test_copy_head_0() -> None:
+    model, ids = make(heads=3), torch.randint(2, 50, (1, 5))
+    copy_head_0(model)
+    trunk = model.trunk(ids)
+    assert torch.equal(model.head(trunk, 0), model.head(trunk, 2))
+
+
+def test_labels_give_the_shifted_loss_of_causal_models() -> None:
+    model, ids = make(), torch.randint(2, 50, (2, 7))
+    output = model(ids, labels=ids)
+    expected = torch.nn.functional.cross_entropy(output.logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
+    assert float(output.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+def test_logits_to_keep() -> None:
+    model, ids = make(), torch.randint(2, 50, (2, 7))
+    assert torch.allclose(model(ids, logits_to_keep=1).logits, model(ids).logits[:, -1:], rtol=0, atol=1e-12)
+
+

@@ -1,0 +1,59 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_comparison import write_run
+
+from wmtp.errors import WMTPError
+from wmtp.report.html import write_run_report
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    write_run(tmp_path / "run-7", np.random.default_rng(0), "rho1", 0, steps=40)
+    return tmp_path / "run-7"
+
+
+def test_a_run_page_has_its_numbers(run: Path) -> None:
+    (run / "environment.json").write_text(json.dumps({"torch": "2.13.0", "threads": 2, "cpu": "<b>"}))
+    text = write_run_report(run).read_text()
+    assert "40 steps, 81,920 tokens, 8.8 training seconds" in text
+    validation = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
+    assert f"head 0: {validation['ce'][0]:.3f} nats per token at step 40" in text
+    for title in ("gradient norm", "learning rate", "effective share of tokens", "validation cross-entropy"):
+        assert title in text
+    evaluation = json.loads((run / "evaluation-tinycode.json").read_text())
+    assert f"pass@1 {100 * evaluation['pass_at']['1']['value']:.1f}% ± 3.0%" in text
+    assert "<dd>2.13.0</dd>" in text
+    assert "&lt;b&gt;" in text
+    assert "updates were skipped" not in text
+
+
+def test_skipped_steps_and_bad_scores_are_told(run: Path) -> None:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "train":
+            line |= {"skipped_steps": 3, "nonfinite_scores": 7}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = write_run_report(run).read_text()
+    assert "3 updates were skipped" in text
+    assert "7 scores were not finite" in text
+
+
+def test_what_a_run_lacks_is_left_out_and_named(run: Path) -> None:
+    (run / "evaluation-tinycode.json").unlink()
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    kept = [{k: v for k, v in line.items() if k != "lr"} for line in lines if line["kind"] == "train"]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    text = write_run_report(run).read_text()
+    assert 'id="evaluation"' not in text
+    for said in ("there is no evaluation-", "learning rate: not in the metrics", "nothing was validated"):
+        assert said in text
+    assert "Environment: there is no environment.json" in text
+
+
+def test_a_run_without_a_step_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(WMTPError, match="no training step"):
+        write_run_report(tmp_path)

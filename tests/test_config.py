@@ -1,0 +1,105 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from wmtp.config import Recipe, changed_keys, load, override, to_yaml
+from wmtp.errors import WMTPError
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("override_", "expected"),
+    [
+        ("model.hiden_size=3", "unknown key 'model.hiden_size'; did you mean 'hidden_size'?"),
+        ("trian.lr=1", "unknown key 'trian'; did you mean 'train'?"),
+        ("loss.lamda=0.5", "unknown key 'loss.lamda'; did you mean 'lambda'"),
+        ("devices.threds=2", "unknown key 'devices.threds'; did you mean 'threads'?"),
+        ("train.algo=rho-wmtp", "unknown algo 'rho-wmtp'; did you mean 'rho1-wmtp'"),
+        ("loss.lambda=1.1", "loss.lambda: input should be less than or equal to 1, not 1.1"),
+        ("loss.lambda=-0.1", "loss.lambda: input should be greater than or equal to 0"),
+        ("loss.lambda=.nan", "loss.lambda"),
+        ("loss.temperature=0", "loss.temperature: input should be greater than 0"),
+        ("loss.epsilon=1", "loss.epsilon: input should be less than 1"),
+        ("loss.max_weight=1", "loss.max_weight: input should be greater than 1"),
+        ("rho1.percentile_top_p=0", "rho1.percentile_top_p: input should be greater than 0"),
+        ("model.heads=256", "model.heads 256 does not fit into rows of data.sequence_length 256"),
+        ("model.attention_heads=3", "hidden_size 256 is not a multiple of attention_heads"),
+        ("model.placement=replace", "placement replace needs more layers (4) than heads (4)"),
+        ("train.micro_batch_size=5", "batch_size 32 is not a multiple of micro_batch_size"),
+        ("train.steps=none", "train.steps: input should be a valid integer"),
+        ("evaluate.k=[5]", "pass@5 needs samples >= 5, not 1"),
+        ("evaluate.samples=3", "set temperature above 0"),
+        ("data.fields={prompt: x}", "name either text, or both prompt and completion"),
+        ("nonsense", "override 'nonsense' should look like key.sub=value"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_key(override_: str, expected: str) -> None:
+    with pytest.raises(WMTPError) as caught:
+        load(None, None, [override_])
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_extends_interpolation_and_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "base.yaml", "name: base\ntrain: {steps: 10, lr: 0.1}\n")
+    child = write(
+        tmp_path / "child.yaml",
+        "extends: base.yaml\nname: ${oc.env:WMTP_TEST_NAME,fallback}\ntrain: {lr: 0.2}\n",
+    )
+    recipe, _ = load(child)
+    assert (recipe.name, recipe.train.steps, recipe.train.lr) == ("fallback", 10, 0.2)
+    monkeypatch.setenv("WMTP_TEST_NAME", "given")
+    recipe, config = load(child, None, ["train.lr=0.3", "devices.threads=2", "compare.seeds=[1,2]"])
+    assert (recipe.name, recipe.train.lr, recipe.compare.seeds) == ("given", 0.3, [1, 2])
+    assert config.devices.threads == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("extends: self.yaml\n", "extends itself"),
+        ("extends: missing.yaml\n", "missing.yaml: no such file"),
+        ("- a\n- b\n", "should be a mapping of sections"),
+        ("train: {steps: [\n", "cannot be read"),
+        ("name: ${oc.env:WMTP_NOT_SET}\n", "WMTP_NOT_SET"),
+        ("train: 3\n", "train: input should be"),
+    ],
+)
+def test_an_unreadable_file_is_named(tmp_path: Path, text: str, expected: str) -> None:
+    path = write(tmp_path / "self.yaml", text)
+    with pytest.raises(WMTPError) as caught:
+        load(path)
+    assert expected in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_the_resolved_file_reads_back_the_same(tmp_path: Path) -> None:
+    recipe, _ = load(None, None, ["loss.lambda=0.5", "compare.arms={a: {model.heads: 1}}", "seed=3"])
+    again, _ = load(write(tmp_path / "r.yaml", to_yaml(recipe)))
+    assert again == recipe
+    assert yaml.safe_load(to_yaml(recipe))["loss"]["lambda"] == 0.5
+
+
+def test_override_and_changed_keys() -> None:
+    changed = override(Recipe(), {"model.heads": 1, "loss.lambda": 0.5}, "arm x")
+    assert changed_keys(Recipe(), changed) == ["loss.lambda", "model.heads"]
+    with pytest.raises(WMTPError, match=r"arm x: unknown key 'model\.head'; did you mean 'heads'"):
+        override(Recipe(), {"model.head": 1}, "arm x")
+
+
+def test_percentile_of_rho1_goes_before_top_p() -> None:
+    recipe, _ = load(None, None, ["loss.top_p=0.3", "rho1.percentile_top_p=0.7"])
+    assert recipe.weights.top_p == 0.7
+    assert load(None, None, ["loss.top_p=0.3"])[0].weights.top_p == 0.3
+
+
+def test_configuration_does_not_import_torch() -> None:
+    code = "import sys, wmtp.config, wmtp.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
