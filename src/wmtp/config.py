@@ -24,8 +24,6 @@ CONTROLS = {
     "matched-random": "the weights in random places that stay with their token",
 }
 
-TINYCODE_FAMILIES = ("list", "arithmetic", "string", "control")
-
 
 class Section(BaseModel):
     """A strict, frozen part of the configuration."""
@@ -96,7 +94,12 @@ class TinycodeConfig(Section):
     curated: NonNegative = 1500
     min_operations: Annotated[int, Field(ge=1, le=4)] = 1
     max_operations: Annotated[int, Field(ge=1, le=4)] = 3
-    families: list[Literal["list", "arithmetic", "string", "control"]] = list(TINYCODE_FAMILIES)  # type: ignore[arg-type]
+    families: tuple[Literal["list", "arithmetic", "string", "control"], ...] = (
+        "list",
+        "arithmetic",
+        "string",
+        "control",
+    )
     seed: int = 0
 
 

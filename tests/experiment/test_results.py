@@ -23,7 +23,7 @@ from wmtp.experiment.results import (
 def arm(name: str, *, difference: Difference | None, ce: float = 0.5) -> ArmResult:
     return ArmResult(
         name=name,
-        description={"loss.lambda": 0.5, "train.algo": "rho1-wmtp", "deterministic": True, "limit": None},
+        description={"loss.lambda": 0.5, "deterministic": True, "data.where": {"curated": [1, None]}},
         pass_at_1=Interval(0.5, 0.4, 0.6),
         difference=difference,
         validation_ce=Interval(ce, None, None),

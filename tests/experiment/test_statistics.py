@@ -85,6 +85,13 @@ def test_interval_contains_its_value_and_stays_in_range(passes_sp: np.ndarray) -
     assert found.high <= passes_sp.max() + 1e-12
 
 
+@pytest.mark.parametrize(("shape", "share"), [((2, 3), 0.1), ((2, 3), 0.7), ((4, 5), 1 / 3)])
+def test_rounding_does_not_push_the_value_out(shape: tuple[int, int], share: float) -> None:
+    found = interval(np.full(shape, share))
+    assert found.low <= found.value <= found.high
+    assert (found.low, found.high) == pytest.approx((share, share))
+
+
 def test_interval_depends_on_the_seed_only() -> None:
     passes_sp = np.random.default_rng(0).random((3, 30))
     assert interval(passes_sp, seed=1) == interval(passes_sp, seed=1)

@@ -72,7 +72,9 @@ def write_run(
     evaluation = {
         "task": "tinycode", "protocol": "tinycode-greedy", "problems": PROBLEMS, "samples_per_problem": 1,
         "pass_at": {"1": {"value": float(np.mean(passes)), "stderr": 0.03}}, "verdicts": verdicts,
-        "by_problem": problems, "decoding": None, "sandbox": {"isolation": "process"},
+        "by_problem": problems,
+        "decoding": None if heads == 1 else {"tokens": 9, "tokens_per_forward": 2.25, "acceptance": [0.8, 0.6, 0.4]},
+         "sandbox": {"isolation": "process"},
     }  # fmt: skip
     (run / "evaluation-tinycode.json").write_text(json.dumps(evaluation))
     (run / "samples" / "tinycode.jsonl").write_text("".join(json.dumps(s) + "\n" for s in samples))

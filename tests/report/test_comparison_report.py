@@ -305,6 +305,11 @@ def test_one_seed_has_no_band_and_says_so(make_comparison: Make) -> None:
     assert "open dots" not in text
 
 
+def test_the_command_repeats_seeds_and_arms(written: Written) -> None:
+    expected = "wmtp compare recipe.yaml 'compare.seeds=[0,1]' --arms uniform,next-token,rho1,shuffled"
+    assert expected in Page(written[2]).text
+
+
 def test_long_runs_stay_small(make_comparison: Make) -> None:
     directory, _ = make_comparison(seeds=1, steps=8000)
     assert write_comparison_report(directory).stat().st_size < 1_000_000

@@ -27,7 +27,7 @@ def test_only_problems_that_every_arm_answered() -> None:
 
 
 def test_the_first_sample_of_a_problem_counts() -> None:
-    rows = [Sample("t/0", 1, "second", "passed"), Sample("t/0", 0, "first", "failed")]
+    rows = [Sample("t/0", n, name, "failed") for n, name in ((1, "second"), (0, "first"), (2, "third"))]
     found = shown_problems({"a": rows})
     assert [program.completion for program in found[0].programs] == ["first"]
     assert found[0].kind == "No arm passes"

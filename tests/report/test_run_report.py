@@ -27,6 +27,7 @@ def test_a_run_page_has_its_numbers(run: Path) -> None:
     assert f"pass@1 {100 * evaluation['pass_at']['1']['value']:.1f}% ± 3.0%" in text
     assert "<dd>2.13.0</dd>" in text
     assert "&lt;b&gt;" in text
+    assert '<td class="n">2.25</td>' in text
     assert "updates were skipped" not in text
 
 

@@ -172,6 +172,26 @@ def test_equal_scores_give_exactly_one(mode, score, count):
     assert (weights == 1).all()
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_both_zeros_are_the_same_score(mode):
+    weights = normalise(
+        torch.tensor([0.0, -0.0, 0.0]), torch.ones(3, dtype=torch.bool), WeightConfig(mode=mode)
+    )
+    assert (weights == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("below", "second", "others"),
+    [(600, 3.0, 46 / 50), (699, 49 * math.e / (50 + math.e), 49 / (50 + math.e)), (701, 49 / 51, 49 / 51)],
+)
+def test_unscaled_weights_differ_by_at_most_exp_700(below, second, others):
+    """The first weighs W_max = 3; the second has exp(-below) of it before scaling, the others next to nothing."""
+    scores, valid = torch.tensor([0.0, -1.0, *[-100.0] * 50]), torch.ones(52, dtype=torch.bool)
+    config = WeightConfig(temperature=1 / (scores.double().std(correction=0).item() * below))
+    expected = torch.tensor([3.0, second, *[others] * 50])
+    torch.testing.assert_close(normalise(scores, valid, config), expected)
+
+
 @settings(deadline=None)
 @given(any_scores, masks, configs(lambda_=0.0))
 def test_lambda_zero_is_exactly_the_baseline(scores, mask, config):

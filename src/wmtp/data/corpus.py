@@ -1,13 +1,14 @@
 """From `data:` in a recipe to tokenised training and validation documents."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
 
-from wmtp.config import DataConfig, FieldsConfig, Recipe
+from wmtp.config import DataConfig, FieldsConfig, Recipe, TinycodeConfig
 from wmtp.data import tinycode
 from wmtp.data.dataset import TokenDataset, documents_from, tokenise
 from wmtp.data.sources import Row, keep_where, python_source_rows, read_file_rows
@@ -75,15 +76,15 @@ def load_data(recipe: Recipe, cache: Path) -> Data:
     return Data(rows, tokenizer, encode(rows.train), encode(rows.validation))
 
 
-def tinycode_corpus(data: DataConfig) -> tinycode.Corpus:
-    """The generated benchmark of `data.tinycode`."""
-    options = data.tinycode.model_dump()
-    return tinycode.generate(**options)
+@lru_cache(maxsize=2)
+def tinycode_corpus(config: TinycodeConfig) -> tinycode.Corpus:
+    """The generated benchmark of `data.tinycode`; shared, not to be changed."""
+    return tinycode.generate(**config.model_dump())
 
 
 def _source_rows(data: DataConfig) -> Rows:
     if data.source == "tinycode":
-        corpus = tinycode_corpus(data)
+        corpus = tinycode_corpus(data.tinycode)
         train, validation, test = map(_with_prompts, (corpus.train, corpus.validation, corpus.test))
         return Rows(train, validation, test, FieldsConfig(prompt="prompt", completion="code"))
     if data.source == "python-source":

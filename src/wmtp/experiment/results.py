@@ -1,20 +1,19 @@
 """What a comparison found, as written to `comparison.json` and `heatmap.json`."""
 
 import json
-import os
 from dataclasses import asdict, field
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from wmtp.errors import WMTPError
+from wmtp.storage import write_text
 
 COMPARISON_FILE = "comparison.json"
 HEATMAP_FILE = "heatmap.json"
 
-Json = str | int | float | bool | None
 T = TypeVar("T")
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -65,7 +64,7 @@ class ArmResult:
     """
 
     name: str
-    description: dict[str, Json]
+    description: dict[str, JsonValue]
     pass_at_1: Interval
     difference: Difference | None
     validation_ce: Interval
@@ -101,7 +100,7 @@ class Comparison:
     problems: int
     arms: list[ArmResult]
     reference: ReferenceResult | None = None
-    conditions: dict[str, Json] = field(default_factory=dict)
+    conditions: dict[str, JsonValue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
@@ -185,9 +184,7 @@ def read_heatmap(directory: Path) -> list[TokenSample]:
 
 
 def _write(path: Path, content: object) -> Path:
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
     return path
 
 

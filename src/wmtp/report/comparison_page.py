@@ -1,5 +1,6 @@
 """What the page of a comparison shows, gathered from its directory."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,17 @@ def comparison_context(directory: Path) -> dict[str, Any]:
         "heatmap": _heatmap(directory, left_out),
         "problems": shown_problems(samples) if samples else [],
         "verdicts": sorted({verdict for arm in comparison.arms for verdict in arm.verdicts}),
+        "command": _command(comparison),
         "recipe": recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
         "left_out": left_out,
     }
+
+
+def _command(comparison: Comparison) -> str:
+    """What repeats the comparison, whichever seeds and arms of the recipe it was asked for."""
+    seeds = f"compare.seeds=[{','.join(map(str, comparison.seeds))}]"
+    arms = ",".join(arm.name for arm in comparison.arms)
+    return shlex.join(["wmtp", "compare", "recipe.yaml", seeds, "--arms", arms])
 
 
 def _arm_files(directory: Path, arm: ArmResult, task: str, left_out: list[str]) -> ArmFiles:

@@ -12,6 +12,7 @@ from wmtp.report import format as formats
 from wmtp.report.comparison_page import comparison_context
 from wmtp.report.heatmap import SATURATION, heatmap, strength
 from wmtp.report.run_page import run_context
+from wmtp.storage import write_text
 
 REPORT_FILE = "report.html"
 
@@ -43,7 +44,7 @@ def write_inspect_html(samples: Sequence[TokenSample], path: Path) -> Path:
 
 def _write(path: Path, template: str, context: dict[str, Any]) -> Path:
     page = _environment().get_template(template).render(context)
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 

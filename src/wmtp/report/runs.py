@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -63,6 +63,14 @@ class PassAt:
 
 
 @dataclass(frozen=True)
+class Decoding:
+    """What self-speculative decoding achieved."""
+
+    tokens_per_forward: float
+    acceptance: list[float]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """`evaluation-<task>.json`."""
 
@@ -73,7 +81,7 @@ class Evaluation:
     pass_at: dict[str, PassAt]
     by_problem: list[Problem]
     verdicts: dict[str, int] = field(default_factory=dict)
-    decoding: dict[str, Any] | None = None
+    decoding: Decoding | None = None
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,6 @@ RADIX_SORT_FROM = 32768
 
 INT32 = torch.iinfo(torch.int32)
 
-EQUAL_SCORES = 1e-12
-"""A standard deviation of less than this part of the greatest |score| is rounding: the scores are equal."""
-
 
 @torch.no_grad()
 def expand(token_scores_bs: Tensor, heads: int, decay: float) -> Tensor:
@@ -95,8 +92,8 @@ def weight_statistics(
         group: the ranks that share the optimiser step; None for a single process.
     Returns:
         float32 scalars, all 0 if no entry is valid. mean; entropy: -Σ p log p / log N with p = w / Σ w, 1 when the
-        weights are equal; effective: (Σ w)² / (N Σ w²), the share of entries that equal weights of the same
-        spread would leave; nonfinite_scores: how many entries got weight 1 for want of a finite score.
+        weights are equal; effective: (Σ w)² / (N Σ w²), Kish's effective sample size as a share of N;
+        nonfinite_scores: how many entries got weight 1 for want of a finite score.
     """
     w = weights.double().where(valid, 0.0)
     nonfinite = valid & ~scores.float().isfinite()
@@ -152,19 +149,17 @@ class _Entries:
     def moments(self) -> tuple[Tensor, Tensor, Tensor]:
         """Maximum, mean and population standard deviation over all ranks.
 
-        The last is infinite, so that every z is 0, where the scores are equal but for rounding.
+        The last is infinite, so that every z is 0, where all scores are equal. That is seen exactly: a float64
+        holds the sum of 2**29 equal float32 scores without rounding.
         """
-        last = (self.count - 1).clamp(min=0)
-        ends = self.sorted_keys[torch.stack([last, torch.zeros_like(last)])]
-        extremes = _flip_negative(ends).view(torch.float32) * torch.tensor([1.0, -1.0], device=ends.device)
-        extremes = extremes.where(self.count > 0, -torch.inf)
-        maximum, minus_minimum = all_reduce(extremes.double(), self.group, ReduceOp.MAX).unbind()
+        last_key = self.sorted_keys[(self.count - 1).clamp(min=0)[None]]
+        own_maximum = _flip_negative(last_key).view(torch.float32).double().where(self.count > 0, -torch.inf)
+        maximum = all_reduce(own_maximum, self.group, ReduceOp.MAX)[0]
         total = self.total.clamp(min=1)
         mean = all_reduce(self.scores.sum(), self.group) / total
         squares = (self.scores - mean).square_().mul_(self.finite).sum()
         std = (all_reduce(squares, self.group) / total).sqrt()
-        greatest = torch.maximum(maximum.abs(), minus_minimum.abs())
-        return maximum, mean, std.where(std > EQUAL_SCORES * greatest, torch.inf)
+        return maximum, mean, std.where(std > 0, torch.inf)
 
     def kth_largest(self, rank: Tensor) -> Tensor:
         """The key of the rank-th largest score (from 1) over all ranks; below every key if there are fewer.

@@ -142,6 +142,13 @@ def test_no_except_in_a_test_saves_a_failing_program(code: str, test: str) -> No
     assert "f(1)" in execution.message or "exited" in execution.message
 
 
+def test_the_first_failure_is_final_and_named() -> None:
+    code = "calls = []\ndef f(x):\n    calls.append(x)\n    raise ValueError(calls)"
+    execution = judge(code, "for x in (1, 2):\n    try:\n        f(x)\n    except BaseException:\n        pass")
+    assert execution.verdict is Verdict.FAILED
+    assert execution.message.endswith("f(1) raised ValueError: [1] (line 4)")
+
+
 def test_builtins_are_the_tests_own() -> None:
     cheat = "def f(x): return [-1]\ndef sorted(x): return 0\ndef len(x): return 0\n"
     assert judge(cheat, "assert sorted(f(1)) == sorted([1])").verdict is Verdict.FAILED

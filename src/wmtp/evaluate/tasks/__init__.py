@@ -3,6 +3,6 @@
 from wmtp.evaluate.tasks.base import Problem, Task
 from wmtp.registry import Registry
 
-TASKS = Registry[Task]("task", {"tinycode": "wmtp.evaluate.tasks.tinycode:TinycodeTask"})
+TASKS = Registry[Task]("task", {"tinycode": "wmtp.evaluate.tasks.tinycode:TinycodeTask.from_recipe"})
 
 __all__ = ["TASKS", "Problem", "Task"]

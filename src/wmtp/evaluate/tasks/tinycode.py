@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from wmtp.config import Recipe
+from wmtp.data.corpus import tinycode_corpus
 from wmtp.data.templates import mbpp_style_prompt
 from wmtp.errors import WMTPError
 from wmtp.evaluate.sandbox import Program
@@ -33,6 +35,11 @@ class TinycodeTask:
                     f"tinycode has two problems with task_id {problem.task_id!r}; ids must be unique"
                 )
             seen.add(problem.task_id)
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe) -> "TinycodeTask":
+        """The test split of the recipe's `data.tinycode`."""
+        return cls(tinycode_corpus(recipe.data.tinycode).test)
 
     def problems(self) -> list[Problem]:
         """Every problem, in the order of the rows."""

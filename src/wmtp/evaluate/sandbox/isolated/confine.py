@@ -64,7 +64,7 @@ def confine(plan: Plan) -> dict[str, bool]:
 def _limit(plan: Plan) -> None:
     cpu = int(-(-plan["cpu_seconds"] // 1))
     limits = {
-        resource.RLIMIT_CPU: (cpu+50, cpu + 51),  # a signal that can be ignored, then one that cannot
+        resource.RLIMIT_CPU: (cpu, cpu + 1),  # a signal that can be ignored, then one that cannot
         resource.RLIMIT_FSIZE: 2 * (plan["file_mib"] * _MIB,),
         resource.RLIMIT_NOFILE: 2 * (plan["open_files"],),
         resource.RLIMIT_NPROC: 2 * (plan["processes"] + 1,),

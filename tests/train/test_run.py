@@ -1,0 +1,277 @@
+"""Training as a user meets it: runs, checkpoints, resuming, and what can go wrong."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from wmtp.config import Config, Recipe, override, to_yaml
+from wmtp.data.corpus import load_data
+from wmtp.errors import WMTPError
+from wmtp.tracking import MetricsLog
+from wmtp.train import checkpoint
+from wmtp.train.optim import learning_rate
+from wmtp.train.run import plan, train, write_reference_scores
+
+Make = Callable[..., Recipe]
+
+
+def trajectory(run: Path) -> list[tuple[Any, ...]]:
+    """What must be the same in two runs: everything but times and memory."""
+    timed = ("seconds", "tokens_per_second", "memory_mib")
+    return [tuple((k, str(v)) for k, v in record.items() if k not in timed) for record in MetricsLog(run)]
+
+
+def reference(make_recipe: Make, config: Config, tmp_path: Path) -> tuple[Path, Path]:
+    """A trained reference and its scores of the training data."""
+    recipe = make_recipe(**{"model.heads": 1, "name": "reference", "seed": 3})
+    run = tmp_path / "runs" / "reference"
+    train(recipe, config, run)
+    data = load_data(recipe, Path(config.paths.cache))
+    write_reference_scores(recipe, config, data, str(run), tmp_path / "scores")
+    return run, tmp_path / "scores"
+
+
+def test_a_run_directory_holds_what_it_should(make_recipe: Make, config: Config, tmp_path: Path) -> None:
+    recipe = make_recipe()
+    last = train(recipe, config, tmp_path / "run")
+    run = tmp_path / "run"
+    assert (run / "recipe.yaml").read_text() == to_yaml(recipe)
+    assert (run / "config.yaml").read_text() == to_yaml(config)
+    assert json.loads((run / "environment.json").read_text())["torch"] == torch.__version__
+    records = list(MetricsLog(run))
+    assert [r["step"] for r in records if r["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert [r["step"] for r in records if r["kind"] == "validation"] == [3, 6]
+    assert all(len(r["ce"]) == 3 for r in records)
+    losses = [r["loss"] for r in records if r["kind"] == "train"]
+    assert losses[-1] < losses[0]
+    assert [c.name for c in checkpoint.checkpoints(run)] == ["step-00000003", "step-00000006"]
+    loaded = AutoModelForCausalLM.from_pretrained(last)
+    assert loaded.config.heads == 3
+
+
+@pytest.mark.parametrize("changes", [{}, {"train.algo": "rho1-wmtp", "train.control": "shuffled"}])
+def test_resuming_gives_the_uninterrupted_run(
+    changes: dict[str, Any], make_recipe: Make, config: Config, tmp_path: Path
+) -> None:
+    if changes:
+        run, scores = reference(make_recipe, config, tmp_path)
+        changes = {**changes, "model.ref_id": str(run), "data.reference_scores": str(scores)}
+    recipe = make_recipe(**changes)
+    train(recipe, config, tmp_path / "whole")
+    train(recipe, config, tmp_path / "stopped")
+    newest = checkpoint.checkpoints(tmp_path / "stopped")[-1]
+    newest.rename(tmp_path / "away")
+    train(recipe, config, tmp_path / "stopped", resume="auto")
+    assert trajectory(tmp_path / "stopped") == trajectory(tmp_path / "whole")
+    for name in ("model.safetensors",):
+        again = (checkpoint.checkpoints(tmp_path / "stopped")[-1] / name).read_bytes()
+        assert again == (tmp_path / "away" / name).read_bytes()
+    before = trajectory(tmp_path / "stopped")
+    train(recipe, config, tmp_path / "stopped", resume="auto")
+    assert trajectory(tmp_path / "stopped") == before
+
+
+def test_a_run_stopped_between_saving_and_validating_validates_on_resuming(
+    make_recipe: Make, config: Config, tmp_path: Path
+) -> None:
+    recipe, run = make_recipe(), tmp_path / "run"
+    train(recipe, config, run)
+    whole = trajectory(run)
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:-1]) + '{"kind": "vali')
+    train(recipe, config, run, resume="auto")
+    assert trajectory(run) == whole
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_leaves_a_resumable_run(
+    signum: signal.Signals, make_recipe: Make, config: Config, tmp_path: Path
+) -> None:
+    recipe = make_recipe(**{"train.steps": 100000, "train.save_every": 100000, "name": "long"})
+    (tmp_path / "r.yaml").write_text(to_yaml(recipe))
+    (tmp_path / "c.yaml").write_text(to_yaml(config))
+    command = [sys.executable, "-m", "wmtp", "train", "r.yaml", "--config", "c.yaml"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "runs" / "long" / "metrics.jsonl"
+    deadline = time.monotonic() + 90
+    while not (metrics.exists() and metrics.read_text().count("\n") > 2):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum
+    assert "saved" in errors
+    assert "Traceback" not in errors
+    (saved,) = checkpoint.checkpoints(metrics.parent)
+    steps = [r["step"] for r in MetricsLog(metrics.parent)]
+    assert checkpoint.step_of(saved) == steps[-1]
+    checkpoint.verify(saved)
+
+
+def test_an_existing_run_is_not_overwritten(make_recipe: Make, config: Config, tmp_path: Path) -> None:
+    train(make_recipe(), config, tmp_path / "run")
+    with pytest.raises(WMTPError, match="has a checkpoint of step 6 already; continue it with --resume auto"):
+        train(make_recipe(), config, tmp_path / "run")
+
+
+def test_another_recipe_is_not_resumed(make_recipe: Make, config: Config, tmp_path: Path) -> None:
+    train(make_recipe(), config, tmp_path / "run")
+    with pytest.raises(WMTPError, match=r"trained with another recipe \(train\.lr differ\)"):
+        train(make_recipe(**{"train.lr": 0.1}), config, tmp_path / "run", resume="auto")
+    train(make_recipe(**{"evaluate.batch_size": 3}), config, tmp_path / "run", resume="auto")
+
+
+def test_changed_data_is_not_resumed(
+    make_recipe: Make, config: Config, tmp_path: Path, sums: Path
+) -> None:
+    recipe = make_recipe()
+    train(recipe, config, tmp_path / "run")
+    lines = sums.read_text().splitlines(keepends=True)
+    sums.write_text("".join(reversed(lines)))
+    with pytest.raises(WMTPError, match=r"data\.source: the training data changed since the checkpoint"):
+        train(recipe, config, tmp_path / "run", resume="auto")
+
+
+def test_a_damaged_checkpoint_is_refused(make_recipe: Make, config: Config, tmp_path: Path) -> None:
+    recipe = make_recipe()
+    last = train(recipe, config, tmp_path / "run")
+    content = bytearray((last / "model.safetensors").read_bytes())
+    content[-5] ^= 1
+    (last / "model.safetensors").write_bytes(content)
+    with pytest.raises(WMTPError, match=r"damaged: model\.safetensors is not what was saved"):
+        train(recipe, config, tmp_path / "run", resume="auto")
+    earlier = str(checkpoint.checkpoints(tmp_path / "run")[0])
+    train(recipe, config, tmp_path / "run", resume=earlier)
+
+
+def test_a_foreign_checkpoint_is_refused(make_recipe: Make, config: Config, tmp_path: Path) -> None:
+    (tmp_path / "foreign").mkdir()
+    with pytest.raises(WMTPError, match=r"foreign: not a WMTP checkpoint \(no manifest\.json\)"):
+        train(make_recipe(), config, tmp_path / "run", resume=str(tmp_path / "foreign"))
+    (tmp_path / "foreign" / "manifest.json").write_text("[]")
+    with pytest.raises(WMTPError, match="not a WMTP checkpoint of format 1"):
+        train(make_recipe(), config, tmp_path / "run", resume=str(tmp_path / "foreign"))
+    with pytest.raises(WMTPError, match="--resume nowhere: should be auto, never or a checkpoint folder"):
+        train(make_recipe(), config, tmp_path / "run", resume="nowhere")
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(
+    make_recipe: Make, config: Config, tmp_path: Path
+) -> None:
+    """The limit on file sizes stands in for the end of the disk: writing fails half-way, at the kernel's word."""
+    recipe, run = make_recipe(), tmp_path / "run"
+    train(recipe, config, run)
+    (newest, before) = (checkpoint.checkpoints(run)[-1], checkpoint.checkpoints(run)[-2])
+    newest.rename(tmp_path / "away")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
+    try:
+        with pytest.raises(WMTPError, match=r"step-00000006: cannot be saved: .*; step-00000003 is still good"):
+            train(recipe, config, run, resume="auto")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [p.name for p in (run / "checkpoints").iterdir()] == [before.name]
+    train(recipe, config, run, resume="auto")
+    assert len(checkpoint.checkpoints(run)) == 2
+
+
+def test_non_finite_steps_are_skipped_and_end_the_run_when_they_do_not_stop(
+    make_recipe: Make, config: Config, tmp_path: Path
+) -> None:
+    recipe = make_recipe(**{"train.lr": 1e30, "train.max_bad_steps": 3, "train.steps": 50})
+    with pytest.raises(WMTPError, match=r"3 steps in a row \(train\.max_bad_steps\) had a non-finite loss") as e:
+        train(recipe, config, tmp_path / "run")
+    assert "try a lower train.lr" in str(e.value)
+
+
+def test_learning_rate_warms_up_and_ends_at_its_floor(make_recipe: Make) -> None:
+    settings = make_recipe(
+        **{"train.lr": 1.0, "train.warmup_steps": 4, "train.steps": 11, "train.min_lr_ratio": 0.1}
+    ).train
+    rates = [learning_rate(step, settings) for step in range(11)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0
+    assert rates[7] == pytest.approx(0.55)
+    assert rates[10] == pytest.approx(0.1)
+
+
+def test_the_plan_counts_parameters_without_building(make_recipe: Make, config: Config) -> None:
+    from wmtp.model.build import build_model
+
+    for changes in ({}, {"model.placement": "replace", "model.layers": 4}, {"model.tie_embeddings": False}):
+        recipe = make_recipe(**changes)
+        found = plan(recipe, config)
+        data = load_data(recipe, Path(config.paths.cache))
+        model = build_model(recipe, data.tokenizer)
+        assert found.parameters == sum(p.numel() for p in model.parameters())
+        alone = build_model(override(recipe, {"model.heads": 1}, "x"), data.tokenizer)
+        if recipe.model.placement == "append":
+            assert found.next_token_parameters == sum(p.numel() for p in alone.parameters())
+        else:
+            assert found.parameters == sum(p.numel() for p in alone.parameters())
+
+
+def test_a_pretrained_backbone_keeps_its_next_token_model(
+    make_recipe: Make, config: Config, tmp_path: Path
+) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from wmtp.model.build import build_model
+
+    data = load_data(make_recipe(), Path(config.paths.cache))
+    base = LlamaForCausalLM(
+        LlamaConfig(vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2)
+    ).eval()
+    base.save_pretrained(tmp_path / "base")
+    data.tokenizer.save_pretrained(tmp_path / "base")
+    recipe = make_recipe(**{"model.base_id": str(tmp_path / "base"), "model.heads": 3})
+    model = build_model(recipe, data.tokenizer).eval()
+    ids = torch.randint(2, 300, (2, 9))
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, base(ids).logits, rtol=0, atol=1e-5)
+    assert len(model.model.layers) == 5
+    train(recipe, config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"train.algo": "rho1-wmtp"}, r"needs a reference model: set model\.ref_id, or data\.reference_scores"),
+        ({"train.algo": "rho1-wmtp", "model.ref_id": "./gone"}, r"model\.ref_id './gone': no such folder"),
+        ({"model.base_id": "./gone"}, r"'./gone': cannot be loaded"),
+        ({"train.scorer": "rho1-exces-v1"}, r"unknown scorer 'rho1-exces-v1'; did you mean 'rho1-excess-v1'"),
+        ({"data.source": "tinycod"}, r"data\.source 'tinycod' is neither a file nor built in; did you mean 'tinycode'"),
+        ({"data.source": "gone.jsonl"}, r"gone\.jsonl: no such file"),
+        ({"data.fields": {"text": "code", "prompt": None, "completion": None}}, r"row 0 has no field 'code'"),
+        ({"data.where": {"clean": 3}}, r"data\.where {'clean': 3} leaves none of"),
+        ({"data.where": {"cleen": True}}, r"no field 'cleen', which data\.where asks for"),
+        ({"data.sequence_length": 8, "model.heads": 2}, r"data\.sequence_length 8: .* documents are longer"),
+        ({"data.tokenizer": "./gone"}, r"data\.tokenizer './gone': cannot be loaded"),
+    ],
+)
+def test_a_mistake_in_the_recipe_is_one_line(
+    changes: dict[str, Any], expected: str, make_recipe: Make, config: Config, tmp_path: Path
+) -> None:
+    with pytest.raises(WMTPError, match=expected) as caught:
+        train(make_recipe(**changes), config, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_data_set_is_refused(make_recipe: Make, config: Config, tmp_path: Path, sums: Path) -> None:
+    sums.write_text("")
+    with pytest.raises(WMTPError, match="holds no rows"):
+        train(make_recipe(), config, tmp_path / "run")
