@@ -23,3 +23,11 @@ def test_loss_benchmark_measures_every_variant(tmp_path):
         assert math.isfinite(row["extra_mib"])
     assert rows["wmtp, chunked"]["extra_mib"] < rows["materialised"]["extra_mib"] / 4
     assert list(result["chunked_extra_mib_by_heads"]) == ["1", "2"]
+
+
+def test_step_benchmark_measures_every_variant(tmp_path):
+    printed = run("step.py", "--quick", "--device", "cpu", "--json", str(tmp_path / "step.json"))
+    results = {row["variant"]: row for row in json.loads((tmp_path / "step.json").read_text())["results"]}
+    assert len(results) == 5
+    assert results["uniform MTP"]["ratio"] == 1
+    assert all(row["seconds"] > 0 and name in printed for name, row in results.items())

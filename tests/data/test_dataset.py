@@ -3,10 +3,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wmtp.config import FieldsConfig
 from wmtp.data.dataset import Document, TokenDataset, documents_from, tokenise
 from wmtp.data.loader import Loader, collate, in_order, pack
 from wmtp.data.tokenizer import _train, encode, tokenizer_fingerprint
-from wmtp.config import FieldsConfig
 from wmtp.errors import WMTPError
 
 TOKENIZER = _train(["def f(x): return x + 1", "a quick brown fox"] * 3, 300)

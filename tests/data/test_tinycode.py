@@ -137,18 +137,32 @@ class TestInvariants:
             assert code[start:end] == code[:end].splitlines()[-1].strip()
             assert clean.startswith(code[: start - len("    ")])
             assert len(code) < len(clean)
+        elif row["corruption"] == "wrong-operation":
+            ((start, end),) = spans
+            assert code[start:end] == code[start:end].strip()
+            assert clean.startswith(code[:start].rstrip())
+            assert clean.endswith(code[end:].lstrip())
         elif spans:
             ((start, end),) = spans
             assert clean.startswith(code[:start])
-            assert code[start:end].strip()
             assert clean.endswith(code[end:])
+            wrong, right = code[start:end], clean[start : len(clean) - len(code) + end]
+            assert self.one_off(wrong, right) == (row["corruption"] == "off-by-one")
+
+    def one_off(self, wrong, right):
+        wrong, right = ast.literal_eval(wrong), ast.literal_eval(right)
+        assert wrong != right
+        return isinstance(right, int) and abs(wrong - right) == 1
 
 
 class TestReproducibility:
     def test_the_same_seed_gives_the_same_bytes_on_every_machine(self):
         made = generate(**SMALL)
         content = json.dumps([made.train, made.validation, made.test], sort_keys=True)
-        assert hashlib.sha256(content.encode()).hexdigest() == "99510e2796f23fedbd911bf43459467beef9c45d5cbc6a61651d16d6a98b7bad"
+        assert (
+            hashlib.sha256(content.encode()).hexdigest()
+            == "99510e2796f23fedbd911bf43459467beef9c45d5cbc6a61651d16d6a98b7bad"
+        )
 
     def test_another_seed_gives_other_rows(self):
         assert generate(**SMALL).test != generate(**SMALL | {"seed": 1}).test

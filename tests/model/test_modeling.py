@@ -108,12 +108,12 @@ def test_copy_head_0() -> None:
 def test_labels_give_the_shifted_loss_of_causal_models() -> None:
     model, ids = make(), torch.randint(2, 50, (2, 7))
     output = model(ids, labels=ids)
-    expected = torch.nn.functional.cross_entropy(output.logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten())
+    expected = torch.nn.functional.cross_entropy(
+        output.logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten()
+    )
     assert float(output.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
 def test_logits_to_keep() -> None:
     model, ids = make(), torch.randint(2, 50, (2, 7))
     assert torch.allclose(model(ids, logits_to_keep=1).logits, model(ids).logits[:, -1:], rtol=0, atol=1e-12)
-
-

@@ -54,9 +54,7 @@ def definition(module: WeightedMTP, batch: Batch, weigh: Callable[[list[float]],
             assert batch.reference_ce is not None
             reference = batch.reference_ce[b, places]
             trunk = model.trunk(ids[None])
-            logprobs = [
-                (model.head(trunk, h)[0] @ model.unembedding.T).log_softmax(-1) for h in range(heads)
-            ]
+            logprobs = [(model.head(trunk, h)[0] @ model.unembedding.T).log_softmax(-1) for h in range(heads)]
             for s in range(len(ids)):
                 for h in range(heads):
                     there = s + h + 1
@@ -174,10 +172,8 @@ def test_scores_and_weights_carry_no_gradient_and_skipped_rows_no_cost(parts: An
 def test_a_live_reference_gives_what_its_scores_give(parts: Any) -> None:
     changes = {"train.algo": "rho1-wmtp"}
     cached, (batch,) = parts(**changes)
-    reference = parts(**{"seed": 9})[0].model
-    trunk_ce, valid = WeightedMTP(
-        reference, cached.recipe, compute_dtype=torch.float64
-    ).unweighted_ce(batch)
+    reference = parts(seed=9)[0].model
+    trunk_ce, valid = WeightedMTP(reference, cached.recipe, compute_dtype=torch.float64).unweighted_ce(batch)
     ce = torch.nn.functional.pad(trunk_ce[:, :-1, 0], (1, 0), value=math.nan)
     live = WeightedMTP(cached.model, cached.recipe, compute_dtype=torch.float64, reference=reference)
     n = valid.sum()

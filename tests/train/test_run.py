@@ -134,9 +134,7 @@ def test_another_recipe_is_not_resumed(make_recipe: Make, config: Config, tmp_pa
     train(make_recipe(**{"evaluate.batch_size": 3}), config, tmp_path / "run", resume="auto")
 
 
-def test_changed_data_is_not_resumed(
-    make_recipe: Make, config: Config, tmp_path: Path, sums: Path
-) -> None:
+def test_changed_data_is_not_resumed(make_recipe: Make, config: Config, tmp_path: Path, sums: Path) -> None:
     recipe = make_recipe()
     train(recipe, config, tmp_path / "run")
     lines = sums.read_text().splitlines(keepends=True)
@@ -179,7 +177,9 @@ def test_a_full_disk_leaves_the_previous_checkpoint(
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
     try:
-        with pytest.raises(WMTPError, match=r"step-00000006: cannot be saved: .*; step-00000003 is still good"):
+        with pytest.raises(
+            WMTPError, match=r"step-00000006: cannot be saved: .*; step-00000003 is still good"
+        ):
             train(recipe, config, run, resume="auto")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -192,7 +192,9 @@ def test_non_finite_steps_are_skipped_and_end_the_run_when_they_do_not_stop(
     make_recipe: Make, config: Config, tmp_path: Path
 ) -> None:
     recipe = make_recipe(**{"train.lr": 1e30, "train.max_bad_steps": 3, "train.steps": 50})
-    with pytest.raises(WMTPError, match=r"3 steps in a row \(train\.max_bad_steps\) had a non-finite loss") as e:
+    with pytest.raises(
+        WMTPError, match=r"3 steps in a row \(train\.max_bad_steps\) had a non-finite loss"
+    ) as e:
         train(recipe, config, tmp_path / "run")
     assert "try a lower train.lr" in str(e.value)
 
@@ -233,7 +235,9 @@ def test_a_pretrained_backbone_keeps_its_next_token_model(
 
     data = load_data(make_recipe(), Path(config.paths.cache))
     base = LlamaForCausalLM(
-        LlamaConfig(vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2)
+        LlamaConfig(
+            vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2
+        )
     ).eval()
     base.save_pretrained(tmp_path / "base")
     data.tokenizer.save_pretrained(tmp_path / "base")
@@ -249,11 +253,17 @@ def test_a_pretrained_backbone_keeps_its_next_token_model(
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"train.algo": "rho1-wmtp"}, r"needs a reference model: set model\.ref_id, or data\.reference_scores"),
+        (
+            {"train.algo": "rho1-wmtp"},
+            r"needs a reference model: set model\.ref_id, or data\.reference_scores",
+        ),
         ({"train.algo": "rho1-wmtp", "model.ref_id": "./gone"}, r"model\.ref_id './gone': no such folder"),
         ({"model.base_id": "./gone"}, r"'./gone': cannot be loaded"),
         ({"train.scorer": "rho1-exces-v1"}, r"unknown scorer 'rho1-exces-v1'; did you mean 'rho1-excess-v1'"),
-        ({"data.source": "tinycod"}, r"data\.source 'tinycod' is neither a file nor built in; did you mean 'tinycode'"),
+        (
+            {"data.source": "tinycod"},
+            r"data\.source 'tinycod' is neither a file nor built in; did you mean 'tinycode'",
+        ),
         ({"data.source": "gone.jsonl"}, r"gone\.jsonl: no such file"),
         ({"data.fields": {"text": "code", "prompt": None, "completion": None}}, r"row 0 has no field 'code'"),
         ({"data.where": {"clean": 3}}, r"data\.where {'clean': 3} leaves none of"),

@@ -84,9 +84,11 @@ def oracle_skip(s: Floats, config: WeightConfig) -> Floats:
 
 def oracle_scaled(s: Floats, config: WeightConfig) -> Floats:
     std = s.std()
-    z = np.zeros_like(s) if std <= 1e-12 * np.abs(s).max() else (s - s.mean()) / std
+    if std <= 1e-12 * np.abs(s).max():
+        s, std = np.zeros_like(s), 1.0
+    z = (s - s.mean()) / std
     if config.mode == "soft":
-        log_u = (z - z.max()) / config.temperature
+        log_u = (s - s.max()) / std / config.temperature  # of z, but not rounded where they are close
     else:
         kept = math.floor(Fraction(str(config.top_p)) * len(s))
         quantile = np.sort(s)[::-1][kept] if kept < len(s) else -math.inf

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from wmtp.decode.cache import PositionCache
-from wmtp.decode.heads import heads_at
 from wmtp.errors import WMTPError
 from wmtp.model.modeling import MTPForCausalLM, TrunkOutput
 
@@ -83,19 +82,24 @@ class Request:
                     f"{max(0, limit - len(prompt))} of the model's {limit} positions (max_position_embeddings)"
                 )
 
-    def run(self, decode: Callable[["Batch"], None], lookahead: int = 0) -> Generation:
+    def run(self, decode: Callable[["Batch"], None], drafts: int = 0) -> Generation:
         """Decode all prompts in batches of about equal length.
 
         Args:
             decode: reads the prompts of a batch, then emits tokens until no row is left.
-            lookahead: how many unconfirmed tokens a forward of `decode` holds at most.
+            drafts: how many unconfirmed tokens a forward of `decode` holds at most.
         """
-        result = Generation([[] for _ in self.prompts], [False] * len(self.prompts))
+        result = Generation(
+            tokens=[[] for _ in self.prompts],
+            finished=[False] * len(self.prompts),
+            checked=[0] * drafts,
+            accepted=[0] * drafts,
+        )
         order = sorted(range(len(self.prompts)), key=lambda index: len(self.prompts[index]), reverse=True)
         start = time.perf_counter()
         with evaluation_mode(self.model):
             for first in range(0, len(order), self.batch_size):
-                decode(Batch(self, order[first : first + self.batch_size], result, lookahead))
+                decode(Batch(self, order[first : first + self.batch_size], result, drafts))
         result.seconds = time.perf_counter() - start
         return result
 
@@ -106,51 +110,51 @@ class Batch:
     Attributes:
         indices: for each row, which prompt of the request it is.
         result: where tokens and counts go.
+        cache: keys and values of the rows.
     """
 
-    def __init__(self, request: Request, indices: list[int], result: Generation, lookahead: int) -> None:
+    def __init__(self, request: Request, indices: list[int], result: Generation, drafts: int) -> None:
         self.request = request
         self.indices = indices
         self.result = result
         self._lengths = [len(request.prompts[index]) for index in indices]
         self._ended: list[int] = []
         self._device = request.model.unembedding.device
-        self._cache = PositionCache(max(self._lengths) + request.max_new_tokens + lookahead)
+        self.cache = PositionCache(max(self._lengths) + request.max_new_tokens + drafts)
 
-    def read_prompts(self, heads: int) -> Tensor:
-        """Logits [B, heads, V] of heads 0..heads-1 at each prompt's last token.
+    def read_prompts(self) -> tuple[TrunkOutput, Tensor, Tensor]:
+        """The trunk for the prompts, each one's last column [B], and head 0's logits [B, V] there.
 
         Raises:
             WMTPError: they are not finite.
         """
         width = max(self._lengths)
-        prompts = [self.request.prompts[index] for index in self.indices]
-        ids = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device=self._device)
-        trunk = self._trunk(ids, torch.arange(width, device=self._device)[None], width)
-        logits = self.logits_at(trunk, self._last_positions(), range(heads))
+        padded = [[*prompt, *[0] * (width - len(prompt))] for prompt in map(self.request.prompts.__getitem__, self.indices)]
+        positions = torch.arange(width, device=self._device)[None]
+        trunk = self._trunk(torch.tensor(padded, device=self._device), positions, width)
+        last = self._last_positions()
+        rows = torch.arange(len(last), device=self._device)
+        model = self.request.model
+        logits = model.lm_head(model.head(trunk, 0)[rows, last])
         if not bool(logits.isfinite().all()):
             raise WMTPError("the model's logits are not finite: its weights are damaged, or its training diverged")
-        return logits
+        return trunk, last, logits
 
-    def read(self, block_bt: Tensor) -> TrunkOutput:
-        """The trunk for T tokens a row, of which the first is the row's last confirmed one."""
+    def read(self, block_bt: Tensor) -> tuple[TrunkOutput, Tensor]:
+        """The trunk and head 0's logits [B, T, V] for T tokens a row, the first its last confirmed one."""
         width = block_bt.shape[1]
         positions = self._last_positions()[:, None] + torch.arange(width, device=self._device)
-        return self._trunk(block_bt, positions, max(self._lengths) - 1 + width)
+        trunk = self._trunk(block_bt, positions, max(self._lengths) - 1 + width)
+        model = self.request.model
+        return trunk, model.lm_head(model.head(trunk, 0))
 
     def _last_positions(self) -> Tensor:
         return torch.tensor(self._lengths, device=self._device) - 1
 
     def _trunk(self, ids_bt: Tensor, positions_bt: Tensor, length: int) -> TrunkOutput:
         self.result.forwards += len(self.indices)
-        mask = self._cache.write_at(positions_bt, len(self.indices), length)
-        return self.request.model.trunk(ids_bt, mask=mask, position_ids=positions_bt, cache=self._cache)
-
-    def logits_at(self, trunk: TrunkOutput, columns_b: Tensor, heads: Sequence[int]) -> Tensor:
-        """Logits [B, len(heads), V] of some heads at one column of each row of what was read."""
-        hidden = heads_at(self.request.model, trunk, self._cache, columns_b, heads)
-        logits: Tensor = self.request.model.lm_head(hidden)
-        return logits
+        mask = self.cache.write_at(positions_bt, len(self.indices), length)
+        return self.request.model.trunk(ids_bt, mask=mask, position_ids=positions_bt, cache=self.cache)
 
     def emit(self, tokens: list[list[int]]) -> list[int]:
         """Append each row's next tokens as far as the row goes; return how many that were, the eos counted."""
@@ -189,7 +193,7 @@ class Batch:
         self._ended = []
         self.indices = [self.indices[row] for row in order]
         self._lengths = [self._lengths[row] for row in order]
-        self._cache.move_rows({old: new for new, old in enumerate(order) if old != new})
+        self.cache.move_rows({old: new for new, old in enumerate(order) if old != new})
         return torch.tensor(order, dtype=torch.long, device=self._device)
 
 

@@ -1,6 +1,5 @@
-"""Heads 1..H-1 as one wide layer: all drafts of a block in one pass."""
+"""Heads 1..H-1 side by side: all drafts of a block in one pass."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,42 +13,115 @@ from wmtp.model.modeling import MTPForCausalLM, TrunkOutput
 
 
 class Drafter:
-    """Greedy choices of heads 1..H-1, which all read the same hidden states of the trunk.
+    """The greedy choices of heads 1..H-1, which read the same hidden states of the trunk.
 
-    The heads' projections are put side by side, in a copy that lives as long as the drafter, and each norm's scale is
-    folded into the projection that follows it. A head needs keys and values at every position, but a query, and all
-    that comes after it, at one position of each row only.
+    A head needs keys and values at every position, but its query, and all that comes after, at one position of each
+    row only. The heads' projections are stacked into copies that live as long as the drafter; the scale of a norm is
+    folded into the projections that follow it.
     """
 
     def __init__(self, model: MTPForCausalLM, heads: int) -> None:
-        """Stack heads 1..heads-1; at least one.
+        """Stack heads 1..heads-1, at least one.
 
         Raises:
-            WMTPError: their projections are not plain linear layers.
+            WMTPError: a projection is not a plain linear layer, but an adapter's or a quantised one.
         """
         layers: list[Any] = list(model.model.layers[model.trunk_layers + 1 : model.trunk_layers + heads])
         attentions = [layer.self_attn for layer in layers]
-        first = attentions[0]
         self._model = model
-        self._heads = len(layers)
-        self._layer_idx = first.layer_idx
-        self._head_dim = first.head_dim
-        self._groups = first.num_key_value_groups
-        self._scaling = first.scaling
+        self._epsilon: float = model.config.backbone.rms_norm_eps
         self._activation = layers[0].mlp.act_fn
-        self._epsilon = layers[0].input_layernorm.variance_epsilon
+        self._head_dim: int = attentions[0].head_dim
+        self._scaling: float = attentions[0].scaling
+        self._layer_idx: int = attentions[0].layer_idx
+        self._key_heads = attentions[0].k_proj.out_features // self._head_dim * len(layers)
+
         scales = [layer.input_layernorm.weight for layer in layers]
-        keys = _stack([each.k_proj for each in attentions], scales)
-        values = _stack([each.v_proj for each in attentions], scales)
-        self._keys_values = _side_by_side(keys, values)
-        self._queries = _side_by_side(_stack([each.q_proj for each in attentions], scales))
-        self._output = _stack([each.o_proj for each in attentions])
+        self._queries = _Stack([each.q_proj for each in attentions], scales)
+        keys = _Stack([each.k_proj for each in attentions], scales)
+        values = _Stack([each.v_proj for each in attentions], scales)
+        self._keys_values = [torch.cat(pair) for pair in zip(keys.joined(), values.joined(), strict=True)]
+        self._query_scales = _head_scales(attentions, "q_norm", self._queries)
+        self._key_scales = _head_scales(attentions, "k_norm", keys)
+        self._output = _Stack([each.o_proj for each in attentions])
         scales = [layer.post_attention_layernorm.weight for layer in layers]
-        gates = _stack([layer.mlp.gate_proj for layer in layers], scales)
-        ups = _stack([layer.mlp.up_proj for layer in layers], scales)
-        self._gates_ups = torch.cat([gates[0], ups[0]], 1), _cat_biases(gates[1], ups[1], 1)
-        self._down = _stack([layer.mlp.down_proj for layer in layers])
-        self._key_scales = self._head_scales([getattr(each, "k_norm", None) for each in attentions])
+        self._gate = _Stack([layer.mlp.gate_proj for layer in layers], scales)
+        self._up = _Stack([layer.mlp.up_proj for layer in layers], scales)
+        self._down = _Stack([layer.mlp.down_proj for layer in layers])
 
     def propose(self, trunk: TrunkOutput, cache: PositionCache, columns_b: Tensor) -> Tensor:
-        """..."""
+        """The choices of heads 1..H-1 at one column of each row.
+
+        Args:
+            trunk: for a block of T columns that `cache.write_at` has placed.
+            cache: extended by the block's keys and values of these heads.
+            columns_b: [B] column in 0..T-1.
+
+        Returns:
+            [B, H-1] tokens.
+        """
+        rows = torch.arange(len(columns_b), device=columns_b.device)
+
+        def at_columns(each_bt: Tensor) -> Tensor:
+            return each_bt.expand(len(rows), *each_bt.shape[1:])[rows, columns_b]
+
+        rotation = [each[:, :, None] for each in trunk.layer_arguments["position_embeddings"]]
+        mask = trunk.layer_arguments["attention_mask"][:, 0]
+        normed = self._norm(trunk.hidden_bsd)
+        both = F.linear(normed, *self._keys_values).unflatten(-1, (2, self._key_heads, self._head_dim))
+        keys = self._rotate(both[:, :, 0], self._key_scales, *rotation)
+        keys, values = cache.update(keys.transpose(1, 2), both[:, :, 1].transpose(1, 2), self._layer_idx)
+
+        queries = F.linear(at_columns(normed), *self._queries.joined()).unflatten(-1, (-1, self._head_dim))
+        queries = self._rotate(queries, self._query_scales, *map(at_columns, rotation))
+        grouped = queries.unflatten(1, (self._key_heads, -1))
+        attended = F.scaled_dot_product_attention(
+            grouped, keys, values, attn_mask=at_columns(mask)[:, None, None], scale=self._scaling
+        )
+        by_head = attended.flatten(1).unflatten(1, (len(self._output.weight), -1)).transpose(0, 1)
+        return self._choose(at_columns(trunk.hidden_bsd) + self._output(by_head))
+
+    def _choose(self, hidden_hbd: Tensor) -> Tensor:
+        normed = self._norm(hidden_hbd)
+        hidden_hbd = hidden_hbd + self._down(self._activation(self._gate(normed)) * self._up(normed))
+        logits: Tensor = self._model.lm_head(self._model.model.norm(hidden_hbd))
+        return logits.argmax(-1).transpose(0, 1)
+
+    def _norm(self, hidden: Tensor) -> Tensor:
+        return F.rms_norm(hidden, hidden.shape[-1:], eps=self._epsilon)
+
+    def _rotate(self, states: Tensor, scales: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+        if scales is not None:
+            states = self._norm(states) * scales
+        return states * cos + rotate_half(states) * sin
+
+
+class _Stack:
+    """The same projection of each head."""
+
+    def __init__(self, modules: list[nn.Module], scales: list[Tensor] | None = None) -> None:
+        """Stack `modules`; each with the scale [in] of the norm before it folded in."""
+        weights, biases = [], []
+        for place, module in enumerate(modules):
+            if type(module) is not nn.Linear:
+                raise WMTPError(f"speculative decoding: heads of {type(module).__name__} layers; merge the adapter first")
+            weights.append(module.weight if scales is None else module.weight * scales[place])
+            biases.append(module.weight.new_zeros(module.out_features) if module.bias is None else module.bias)
+        self.weight = torch.stack(weights)
+        self.bias = torch.stack(biases)
+
+    def joined(self) -> tuple[Tensor, Tensor]:
+        """Weight [heads * out, in] and bias [heads * out], for an input that all heads share."""
+        return self.weight.flatten(0, 1), self.bias.flatten()
+
+    def __call__(self, input_hbi: Tensor) -> Tensor:
+        """[heads, B, in] to [heads, B, out]: each head its own input."""
+        return torch.baddbmm(self.bias[:, None], input_hbi, self.weight.mT)
+
+
+def _head_scales(attentions: list[Any], name: str, stack: _Stack) -> Tensor | None:
+    """Scales [attention heads of all, size] of a norm within attention heads; None for a model without."""
+    if not hasattr(attentions[0], name):
+        return None
+    scales = torch.stack([getattr(attention, name).weight for attention in attentions])
+    return scales.repeat_interleave(stack.weight.shape[1] // scales.shape[1], 0)

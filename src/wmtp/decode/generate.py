@@ -46,7 +46,7 @@ def generate(
 
 
 def _decode_greedily(batch: Batch) -> None:
-    tokens = batch.read_prompts(heads=1)[:, 0].argmax(-1)
+    tokens = batch.read_prompts()[2].argmax(-1)
     while True:
         batch.emit(tokens[:, None].tolist())
         order = batch.drop_ended()
@@ -54,14 +54,14 @@ def _decode_greedily(batch: Batch) -> None:
             return
         if order is not None:
             tokens = tokens[order]
-        tokens = _next_logits(batch, tokens).argmax(-1)
+        tokens = batch.read(tokens[:, None])[1][:, 0].argmax(-1)
 
 
 def _decode_sampling(batch: Batch, temperature: float, top_p: float, seed: int) -> None:
     streams = [np.random.default_rng([seed, index]) for index in batch.indices]
     numbers = np.stack([stream.random(batch.request.max_new_tokens) for stream in streams])
     uniforms = torch.from_numpy(numbers).to(batch.request.model.unembedding.device)
-    logits = batch.read_prompts(heads=1)[:, 0]
+    logits = batch.read_prompts()[2]
     for step in range(batch.request.max_new_tokens):
         tokens = sample(logits, temperature, top_p, uniforms[:, step])
         batch.emit(tokens[:, None].tolist())
@@ -70,10 +70,22 @@ def _decode_sampling(batch: Batch, temperature: float, top_p: float, seed: int) 
             return
         if order is not None:
             tokens, uniforms = tokens[order], uniforms[order]
-        logits = _next_logits(batch, tokens)
+        logits = batch.read(tokens[:, None])[1][:, 0]
 
 
-def _next_logits(batch: Batch, tokens_b: Tensor) -> Tensor:
-    model = batch.request.model
-    logits: Tensor = model.lm_head(model.head(batch.read(tokens_b[:, None]), 0)[:, 0])
-    return logits
+def sample(logits_bv: Tensor, temperature: float, top_p: float, uniforms_b: Tensor) -> Tensor:
+    """One token [B] a row from softmax(logits / temperature), cut to its nucleus (arXiv 1904.09751).
+
+    Args:
+        logits_bv: [B, V].
+        temperature: above 0.
+        top_p: the nucleus is the fewest most probable tokens that have at least this probability; 1 keeps all.
+        uniforms_b: [B] float64 in [0, 1), turned into a token by the inverse of the distribution function.
+    """
+    probabilities = torch.softmax(logits_bv.double() / temperature, -1)
+    if top_p < 1:
+        ordered, tokens = probabilities.sort(-1, descending=True, stable=True)
+        outside = ordered.cumsum(-1) - ordered >= top_p
+        probabilities = probabilities.scatter(-1, tokens, ordered.masked_fill(outside, 0.0))
+    cumulative = probabilities.cumsum(-1)
+    return torch.searchsorted(cumulative, uniforms_b[:, None] * cumulative[:, -1:], right=True)[:, 0]

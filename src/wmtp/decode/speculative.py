@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from wmtp.decode.batch import Batch, Generation, Request
+from wmtp.decode.drafter import Drafter
 from wmtp.errors import WMTPError
 from wmtp.model.modeling import MTPForCausalLM
 
@@ -64,42 +65,41 @@ def generate_speculative(
     if not 1 <= used <= model.config.heads:
         raise WMTPError(f"heads {used}: the model has 1 to {model.config.heads}")
     request = Request(model, prompts, max_new_tokens, eos_id, batch_size, progress)
-    return request.run(lambda batch: _decode(batch, used, on_block), lookahead=used - 1)
+    return request.run(lambda batch: _decode(batch, used, on_block), drafts=used - 1)
 
 
 def _decode(batch: Batch, heads: int, on_block: Callable[[int, Block], None] | None) -> None:
-    model = batch.request.model
-    block = batch.read_prompts(heads).argmax(-1)
-    first = block[:, :1].tolist()
+    trunk, last, logits = batch.read_prompts()
+    drafter = Drafter(batch.request.model, heads)
+    chosen = logits.argmax(-1, keepdim=True)
+    block = torch.cat([chosen, drafter.propose(trunk, batch.cache, last)], 1)
+    batch.emit(chosen.tolist())
     if on_block is not None:
-        for index, token in zip(batch.indices, first, strict=True):
+        for index, token in zip(batch.indices, chosen.tolist(), strict=True):
             on_block(index, Block([], 0, *token))
-    batch.emit(first)
     while True:
         order = batch.drop_ended()
         if not batch.indices:
             return
         if order is not None:
             block = block[order]
-        trunk = batch.read(block)
-        choices = model.lm_head(model.head(trunk, 0)).argmax(-1)
+        trunk, logits = batch.read(block)
+        choices = logits.argmax(-1)
         agreed = (choices[:, :-1] == block[:, 1:]).cumprod(1).sum(1)
-        drafts = batch.logits_at(trunk, agreed, range(1, heads)).argmax(-1)
+        drafts = drafter.propose(trunk, batch.cache, agreed)
         agreements = agreed.tolist()
         confirmed = [row[: n + 1] for row, n in zip(choices.tolist(), agreements, strict=True)]
         kept = batch.emit(confirmed)
-        _count(batch.result, heads, kept, agreements)
+        _count(batch.result, kept, agreements)
         if on_block is not None:
             for index, row, new, n in zip(batch.indices, block.tolist(), confirmed, kept, strict=True):
                 on_block(index, Block(row[1:], min(n, len(new) - 1), new[-1] if n == len(new) else None))
         block = torch.cat([choices.gather(1, agreed[:, None]), drafts], 1)
 
 
-def _count(result: Generation, heads: int, kept: list[int], agreements: list[int]) -> None:
+def _count(result: Generation, kept: list[int], agreements: list[int]) -> None:
     """Of a row that kept n tokens, drafts 1..n were checked; those that head 0 agreed with were accepted."""
-    if not result.checked:
-        result.checked, result.accepted = [0] * (heads - 1), [0] * (heads - 1)
     for n, agreed in zip(kept, agreements, strict=True):
-        for draft in range(min(n, heads - 1)):
+        for draft in range(min(n, len(result.checked))):
             result.checked[draft] += 1
             result.accepted[draft] += draft < agreed

@@ -166,7 +166,7 @@ def _speculation(
     """Self-speculative greedy decoding of the same prompts; None for a model of one head."""
     if model.config.heads == 1:
         return None
-    options: dict[str, int] = {
+    options: dict[str, Any] = {
         "max_new_tokens": config.max_new_tokens,
         "eos_id": eos_id,
         "batch_size": config.batch_size,

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -120,7 +121,7 @@ def load_causal_lm(location: str, key: str) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(
             location, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise WMTPError(f"{key} {location!r}: cannot be loaded: {str(error).splitlines()[0]}") from None
     loaded, report = model
     if report["missing_keys"] or report["mismatched_keys"]:

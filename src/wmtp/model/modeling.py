@@ -92,6 +92,11 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
         weight: Tensor = self.lm_head.weight
         return weight
 
+    def enable_checkpointing(self) -> None:
+        """Recompute each layer's activations in the backward pass instead of keeping them."""
+        name = "activation_checkpointing_enable"  # gradient_checkpointing_enable in older versions
+        getattr(self, name if hasattr(self, name) else "gradient_checkpointing_enable")()
+
     def trunk(
         self,
         ids_bs: Tensor,

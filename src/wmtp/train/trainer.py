@@ -70,8 +70,7 @@ class Trainer:
         self.device = device
         self.group = module.group
         if self.recipe.train.gradient_checkpointing:
-            model = module.model
-            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+            module.model.enable_checkpointing()
         self.optimizer = make_optimizer(module.model, self.recipe.train)
         self.counters = Counters()
         self.metrics = MetricsLog(run)

@@ -144,7 +144,9 @@ def test_no_except_in_a_test_saves_a_failing_program(code: str, test: str) -> No
 
 def test_the_first_failure_is_final_and_named() -> None:
     code = "calls = []\ndef f(x):\n    calls.append(x)\n    raise ValueError(calls)"
-    execution = judge(code, "for x in (1, 2):\n    try:\n        f(x)\n    except BaseException:\n        pass")
+    execution = judge(
+        code, "for x in (1, 2):\n    try:\n        f(x)\n    except BaseException:\n        pass"
+    )
     assert execution.verdict is Verdict.FAILED
     assert execution.message.endswith("f(1) raised ValueError: [1] (line 4)")
 

@@ -4,9 +4,11 @@ import json
 
 import pytest
 
+from wmtp.config import Recipe
+from wmtp.data.corpus import tinycode_corpus
 from wmtp.data.templates import mbpp_style_prompt
 from wmtp.errors import WMTPError
-from wmtp.evaluate.sandbox import Limits, Verdict, execute
+from wmtp.evaluate.sandbox import Limits, Verdict, execute, execute_all
 from wmtp.evaluate.tasks import TASKS
 from wmtp.evaluate.tasks.tinycode import TinycodeTask
 
@@ -44,9 +46,15 @@ def test_reference_solutions_pass_and_others_do_not() -> None:
     assert execute(task.program(second, str(ROWS[0]["code"])), Limits()).verdict is Verdict.FAILED
 
 
-def test_registered() -> None:
-    assert "tinycode" in TASKS.names()
-    assert TASKS.create("tinycode", ROWS).problems() == TinycodeTask(ROWS).problems()
+def test_by_name_from_a_recipe() -> None:
+    sizes = {"train": 20, "validation": 4, "test": 12, "curated": 4}
+    recipe = Recipe.model_validate({"data": {"source": "tinycode", "tinycode": sizes}})
+    task = TASKS.create("tinycode", recipe)
+    rows = tinycode_corpus(recipe.data.tinycode).test
+    problems = task.problems()
+    assert [p.prompt for p in problems] == [mbpp_style_prompt(row["text"]) for row in rows]
+    programs = [task.program(p, row["code"]) for p, row in zip(problems, rows, strict=True)]
+    assert {execution.verdict for _, execution in execute_all(programs, Limits())} == {Verdict.PASSED}
     with pytest.raises(WMTPError, match="did you mean 'tinycode'"):
         TASKS.get("tinycod")
 
