@@ -2,6 +2,7 @@ import ast
 import hashlib
 import itertools
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -138,21 +139,16 @@ class TestInvariants:
             assert clean.startswith(code[: start - len("    ")])
             assert len(code) < len(clean)
         elif row["corruption"] == "wrong-operation":
-            ((start, end),) = spans
-            assert code[start:end] == code[start:end].strip()
-            assert clean.startswith(code[:start].rstrip())
-            assert clean.endswith(code[end:].lstrip())
+            assert all(code[start:end] == code[start:end].strip() for start, end in spans)
+            assert clean.startswith(code[: spans[0][0]].rstrip())
+            assert clean.endswith(code[spans[-1][1] :].lstrip())
         elif spans:
-            ((start, end),) = spans
-            assert clean.startswith(code[:start])
-            assert clean.endswith(code[end:])
-            wrong, right = code[start:end], clean[start : len(clean) - len(code) + end]
-            assert self.one_off(wrong, right) == (row["corruption"] == "off-by-one")
-
-    def one_off(self, wrong, right):
-        wrong, right = ast.literal_eval(wrong), ast.literal_eval(right)
-        assert wrong != right
-        return isinstance(right, int) and abs(wrong - right) == 1
+            right = re.match(r"\w+|'.*?'", clean[spans[0][0] :]).group()
+            for start, end in reversed(spans):
+                wrong, code = code[start:end], code[:start] + right + code[end:]
+            assert code == clean
+            assert wrong != right
+            assert row["corruption"] == "wrong-constant" or abs(int(wrong) - int(right)) == 1
 
 
 class TestReproducibility:

@@ -129,7 +129,8 @@ class Batch:
             WMTPError: they are not finite.
         """
         width = max(self._lengths)
-        padded = [[*prompt, *[0] * (width - len(prompt))] for prompt in map(self.request.prompts.__getitem__, self.indices)]
+        prompts = [self.request.prompts[index] for index in self.indices]
+        padded = [[*prompt, *[0] * (width - len(prompt))] for prompt in prompts]
         positions = torch.arange(width, device=self._device)[None]
         trunk = self._trunk(torch.tensor(padded, device=self._device), positions, width)
         last = self._last_positions()
@@ -137,7 +138,9 @@ class Batch:
         model = self.request.model
         logits = model.lm_head(model.head(trunk, 0)[rows, last])
         if not bool(logits.isfinite().all()):
-            raise WMTPError("the model's logits are not finite: its weights are damaged, or its training diverged")
+            raise WMTPError(
+                "the model's logits are not finite: its weights are damaged, or its training diverged"
+            )
         return trunk, last, logits
 
     def read(self, block_bt: Tensor) -> tuple[TrunkOutput, Tensor]:

@@ -104,9 +104,14 @@ class _Stack:
         weights, biases = [], []
         for place, module in enumerate(modules):
             if type(module) is not nn.Linear:
-                raise WMTPError(f"speculative decoding: heads of {type(module).__name__} layers; merge the adapter first")
+                raise WMTPError(
+                    f"speculative decoding: the heads have {type(module).__name__} projections; "
+                    f"merge adapters into plain linear layers first"
+                )
             weights.append(module.weight if scales is None else module.weight * scales[place])
-            biases.append(module.weight.new_zeros(module.out_features) if module.bias is None else module.bias)
+            biases.append(
+                module.weight.new_zeros(module.out_features) if module.bias is None else module.bias
+            )
         self.weight = torch.stack(weights)
         self.bias = torch.stack(biases)
 

@@ -63,21 +63,21 @@ def generate_speculative(
     """
     used = model.config.heads if heads is None else heads
     if not 1 <= used <= model.config.heads:
-        raise WMTPError(f"heads {used}: the model has 1 to {model.config.heads}")
+        raise WMTPError(f"heads {used}: the model has {model.config.heads}, of which 1 or more can be used")
     request = Request(model, prompts, max_new_tokens, eos_id, batch_size, progress)
     return request.run(lambda batch: _decode(batch, used, on_block), drafts=used - 1)
 
 
 def _decode(batch: Batch, heads: int, on_block: Callable[[int, Block], None] | None) -> None:
-    trunk, last, logits = batch.read_prompts()
-    drafter = Drafter(batch.request.model, heads)
-    chosen = logits.argmax(-1, keepdim=True)
-    block = torch.cat([chosen, drafter.propose(trunk, batch.cache, last)], 1)
-    batch.emit(chosen.tolist())
+    drafter = Drafter(batch.request.model, heads) if heads > 1 else None
+    trunk, columns, logits = batch.read_prompts()
+    own = logits.argmax(-1, keepdim=True)
+    batch.emit(own.tolist())
     if on_block is not None:
-        for index, token in zip(batch.indices, chosen.tolist(), strict=True):
-            on_block(index, Block([], 0, *token))
+        for index, (token,) in zip(batch.indices, own.tolist(), strict=True):
+            on_block(index, Block([], 0, token))
     while True:
+        block = own if drafter is None else torch.cat([own, drafter.propose(trunk, batch.cache, columns)], 1)
         order = batch.drop_ended()
         if not batch.indices:
             return
@@ -85,21 +85,20 @@ def _decode(batch: Batch, heads: int, on_block: Callable[[int, Block], None] | N
             block = block[order]
         trunk, logits = batch.read(block)
         choices = logits.argmax(-1)
-        agreed = (choices[:, :-1] == block[:, 1:]).cumprod(1).sum(1)
-        drafts = drafter.propose(trunk, batch.cache, agreed)
-        agreements = agreed.tolist()
-        confirmed = [row[: n + 1] for row, n in zip(choices.tolist(), agreements, strict=True)]
+        columns = (choices[:, :-1] == block[:, 1:]).cumprod(1).sum(1)
+        own = choices.gather(1, columns[:, None])
+        verdicts = torch.cat([columns[:, None], choices], 1).tolist()
+        confirmed = [choice[: agreed + 1] for agreed, *choice in verdicts]
         kept = batch.emit(confirmed)
-        _count(batch.result, kept, agreements)
+        _count(batch.result, kept, confirmed)
         if on_block is not None:
             for index, row, new, n in zip(batch.indices, block.tolist(), confirmed, kept, strict=True):
                 on_block(index, Block(row[1:], min(n, len(new) - 1), new[-1] if n == len(new) else None))
-        block = torch.cat([choices.gather(1, agreed[:, None]), drafts], 1)
 
 
-def _count(result: Generation, kept: list[int], agreements: list[int]) -> None:
-    """Of a row that kept n tokens, drafts 1..n were checked; those that head 0 agreed with were accepted."""
-    for n, agreed in zip(kept, agreements, strict=True):
+def _count(result: Generation, kept: list[int], confirmed: list[list[int]]) -> None:
+    """Of a row that kept n tokens, drafts 1..n were checked; all but the last of the confirmed are drafts."""
+    for n, tokens in zip(kept, confirmed, strict=True):
         for draft in range(min(n, len(result.checked))):
             result.checked[draft] += 1
-            result.accepted[draft] += draft < agreed
+            result.accepted[draft] += draft < len(tokens) - 1

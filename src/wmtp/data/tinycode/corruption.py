@@ -56,7 +56,7 @@ def corrupt(program: Program, cases: Sequence[Case], kinds: Sequence[str], rng: 
         for variant in variants[:TRIES]:
             if any(tells_apart(case, variant) for case in cases):
                 code = source_code(variant)
-                spans = [_line_span(clean, code) if kind == "dropped-step" else _token_span(clean, code)]
+                spans = [_line_span(clean, code)] if kind == "dropped-step" else _token_spans(clean, code)
                 return Corruption(kind, code, spans)
     raise AssertionError("comments apply to every program")
 
@@ -110,15 +110,20 @@ BUGS: dict[str, Callable[[Program, Rng], list[Program]]] = {
 KINDS = (*BUGS, "comment")
 
 
-def _token_span(clean: str, code: str) -> Span:
-    """From the first token that differs to the last; where tokens are only missing, the one after them."""
+def _token_spans(clean: str, code: str) -> list[Span]:
+    """The tokens that differ; with more or fewer tokens, from the first that differs to the last.
+
+    Where tokens are only missing, it is the one that follows them.
+    """
     old, new = TOKEN.findall(clean), list(TOKEN.finditer(code))
+    if len(old) == len(new):
+        return [[b.start(), b.end()] for a, b in zip(old, new, strict=True) if a != b.group()]
     shorter = min(len(old), len(new))
     start = next(i for i in range(shorter) if old[i] != new[i].group())
     room = shorter - start
     tail = next((i for i in range(room) if old[-1 - i] != new[-1 - i].group()), room)
     stop = max(len(new) - tail, start + 1)
-    return [new[start].start(), new[stop - 1].end()]
+    return [[new[start].start(), new[stop - 1].end()]]
 
 
 def _line_span(clean: str, code: str) -> Span:

@@ -1,0 +1,133 @@
+"""Whole comparisons, tiny: the machinery, not the result."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wmtp.config import Config, Recipe, load
+from wmtp.errors import WMTPError
+from wmtp.experiment.compare import choose_arms, compare
+from wmtp.experiment.results import Comparison, read_comparison, read_heatmap
+from wmtp.report.html import write_comparison_report
+from wmtp.tracking import MetricsLog
+
+TINY = """
+name: tiny
+model: {hidden_size: 32, layers: 2, attention_heads: 2, heads: 3}
+data:
+  source: tinycode
+  vocab_size: 300
+  sequence_length: 256
+  overlong: drop
+  tinycode: {train: 120, validation: 10, test: 6, curated: 30, max_operations: 2, families: [list, arithmetic]}
+train: {steps: 4, batch_size: 4, warmup_steps: 1, log_every: 1, validate_every: 2, save_every: 4, lr: 0.003}
+evaluate: {max_new_tokens: 24, allow_code_execution: true}
+compare:
+  baseline: uniform
+  seeds: [0, 1]
+  reference: {model.heads: 1, data.where: {curated: true}, train.steps: 3}
+  arms:
+    next-token: {model.heads: 1}
+    uniform: {}
+    rho1: {train.algo: rho1-wmtp}
+    shuffled: {train.algo: rho1-wmtp, train.control: shuffled}
+"""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Recipe, Config, Comparison, Path]]:
+    folder = tmp_path_factory.mktemp("comparison")
+    (folder / "tiny.yaml").write_text(TINY)
+    recipe, config = load(
+        folder / "tiny.yaml",
+        None,
+        [f"paths.runs={folder}/runs", f"paths.cache={folder}/cache", "devices.precision=fp32"],
+    )
+    arms = choose_arms(recipe, None)
+    comparison, directory = compare(recipe, config, arms, recipe.compare.seeds, lambda _: None)
+    return recipe, config, comparison, directory
+
+
+Finished = tuple[Recipe, Config, Comparison, Path]
+
+
+def test_results_are_complete_and_agree_with_the_runs(finished: Finished) -> None:
+    _, _, comparison, directory = finished
+    assert [arm.name for arm in comparison.arms] == ["next-token", "uniform", "rho1", "shuffled"]
+    assert read_comparison(directory) == comparison
+    assert comparison.problems == 6
+    for arm in comparison.arms:
+        passed = []
+        for found in arm.by_seed:
+            run = directory / found.run
+            evaluation = json.loads((run / "evaluation-tinycode.json").read_text())
+            assert found.pass_at_1 == pytest.approx(evaluation["pass_at"]["1"]["value"])
+            last = [r for r in MetricsLog(run) if r["kind"] == "validation"][-1]
+            assert found.validation_ce == last["ce"][0]
+            passed.append(found.pass_at_1)
+        assert arm.pass_at_1.value == pytest.approx(sum(passed) / 2)
+        assert sum(arm.verdicts.values()) == 12
+        assert (arm.tokens_per_forward is None) == (arm.name == "next-token")
+    assert comparison.reference is not None
+
+
+def test_arms_start_alike_and_read_the_same_rows(finished: Finished) -> None:
+    _, _, comparison, directory = finished
+    first_losses: dict[tuple[str, int], float] = {}
+    tokens: dict[int, set[int]] = {0: set(), 1: set()}
+    for arm in comparison.arms:
+        for found in arm.by_seed:
+            records = [r for r in MetricsLog(directory / found.run) if r["kind"] == "train"]
+            first_losses[arm.name, found.seed] = records[0]["ce"][0]
+            tokens[found.seed].add(records[-1]["tokens"])
+    for seed in (0, 1):
+        values = {round(first_losses[arm.name, seed], 6) for arm in comparison.arms}
+        assert len(values) == 1
+        assert len(tokens[seed]) == 1
+    assert first_losses["uniform", 0] != first_losses["uniform", 1]
+
+
+def test_the_control_has_the_weights_of_its_scorer_in_other_places(finished: Finished) -> None:
+    *_, directory = finished
+    samples = read_heatmap(directory)
+    assert any(any(sample.planted) for sample in samples)
+    moved = False
+    for sample in samples:
+        for weights in sample.weights.values():
+            assert [w is not None for w in weights] == sample.supervised
+        assert {w for w in sample.weights["uniform"] if w is not None} <= {1.0}
+        moved |= sample.weights["rho1"] != sample.weights["shuffled"]
+    assert moved
+
+
+def test_a_finished_comparison_is_only_read_again(finished: Finished) -> None:
+    recipe, config, comparison, directory = finished
+    files = {p: p.stat().st_mtime_ns for p in directory.glob("arms/*/*/checkpoints/*/*")}
+    again, _ = compare(recipe, config, choose_arms(recipe, None), recipe.compare.seeds, lambda _: None)
+    assert again == comparison
+    assert files == {p: p.stat().st_mtime_ns for p in directory.glob("arms/*/*/checkpoints/*/*")}
+
+
+def test_the_report_is_written(finished: Finished) -> None:
+    *_, directory = finished
+    page = write_comparison_report(directory).read_text()
+    assert "shuffled" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_changed_recipe_does_not_mix_with_finished_runs(finished: Finished) -> None:
+    recipe, config, *_ = finished
+    changed = recipe.model_copy(update={"train": recipe.train.model_copy(update={"lr": 0.1})})
+    with pytest.raises(WMTPError, match=r"trained with another recipe \(train\.lr differ\)"):
+        compare(changed, config, choose_arms(changed, None), [0], lambda _: None)
+
+
+def test_choosing_arms(finished: Finished) -> None:
+    recipe = finished[0]
+    assert [arm.name for arm in choose_arms(recipe, ["rho1"])] == ["uniform", "rho1"]
+    with pytest.raises(WMTPError, match="unknown arm 'rho'; did you mean 'rho1'"):
+        choose_arms(recipe, ["rho"])
+    with pytest.raises(WMTPError, match=r"compare\.arms: the recipe names no arms"):
+        choose_arms(Recipe(), None)
