@@ -29,7 +29,8 @@ def evaluation_table(result: Mapping[str, Any]) -> Table:
     """pass@k with standard errors, verdicts, and what drafting saved."""
     table = Table(f"{result['task']} ({result['protocol']})", "", box=None, pad_edge=False)
     for k, estimate in result["pass_at"].items():
-        table.add_row(f"pass@{k}", f"{estimate['value']:.3f} ± {estimate['stderr']:.3f}")
+        error = "" if estimate["stderr"] is None else f" ± {estimate['stderr']:.3f}"
+        table.add_row(f"pass@{k}", f"{estimate['value']:.3f}{error}")
     table.add_row("problems", f"{result['problems']:,} × {result['samples_per_problem']}")
     table.add_row("verdicts", ", ".join(f"{n} {verdict}" for verdict, n in result["verdicts"].items()))
     decoding = result["decoding"]

@@ -157,7 +157,7 @@ class TestReproducibility:
         content = json.dumps([made.train, made.validation, made.test], sort_keys=True)
         assert (
             hashlib.sha256(content.encode()).hexdigest()
-            == "99510e2796f23fedbd911bf43459467beef9c45d5cbc6a61651d16d6a98b7bad"
+            == "248797614dca2168f7ba0ea507fd36316d8c58756ae2c4c74939ac4faebaeceb"
         )
 
     def test_another_seed_gives_other_rows(self):

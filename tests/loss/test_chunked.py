@@ -140,6 +140,26 @@ def test_rows_of_weight_zero_are_not_read():
         assert torch.equal(result.ce.isnan(), skipped)
 
 
+def test_logits_far_apart_do_not_overflow():
+    hidden = torch.tensor([[1.0], [-1.0]]).requires_grad_()
+    unembedding = torch.tensor([[-1e4], [1e4], [0.0]]).requires_grad_()
+    loss, ce = weighted_linear_cross_entropy(
+        hidden, unembedding, torch.tensor([0, 0]), torch.tensor([1.0, 1.0])
+    )
+    loss.backward()
+    assert ce.tolist() == [2e4, 0]
+    assert hidden.grad.tolist() == [[2e4], [0]]
+
+
+def test_a_row_that_is_not_finite_shows_in_the_loss():
+    rows = make_rows(6, 3, 5, zeros=0)
+    spoilt = rows._replace(hidden=rows.hidden.detach().index_fill(0, torch.tensor([2]), torch.nan))
+    for given_rows in (spoilt, spoilt._replace(unembedding=rows.unembedding.detach())):
+        loss, ce = weighted_linear_cross_entropy(*given_rows)
+        assert loss.isnan()
+        assert ce.isnan().tolist() == [row == 2 for row in range(6)]
+
+
 @pytest.mark.parametrize("target", [*NOWHERE, 200])
 def test_a_target_outside_the_vocabulary_is_refused_where_the_weight_is_not_zero(target):
     rows = make_rows(4, 3, 200, zeros=0)._replace(targets=torch.tensor([0, target, 1, 2]))

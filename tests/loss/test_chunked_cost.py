@@ -61,17 +61,20 @@ def in_chunks(*inputs: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("zeros", [0.0, 0.4])
 def test_never_more_than_a_chunk_of_logits(dtype, zeros, monkeypatch):
-    in_float32 = 16 * V * 4 if dtype == torch.bfloat16 else 0
+    half = dtype == torch.bfloat16
+    in_float32 = 16 * V * 4 if half else 0
     monkeypatch.setattr(chunked, "_CPU_BUFFER_BYTES", in_float32)
     inputs = make_inputs(N, dtype, zeros)
     exact = torch.promote_types(dtype, torch.float32).itemsize
     chunk = CHUNK * V * dtype.itemsize
     numbers = 64 * N + 2 * CHUNK * D * exact
-    product_and_gradient = 2 * V * D * exact
+    gradients = V * D * exact + N * D * dtype.itemsize
+    product = V * D * dtype.itemsize if half else 0  # before it is added to a float32 sum
+    cast = V * D * dtype.itemsize if half else 0  # of the sum, to the dtype of the unembedding
 
     seen = watch(in_chunks, inputs)
     assert seen.largest_bytes == chunk
-    assert seen.peak_bytes < chunk + in_float32 + product_and_gradient + N * D * dtype.itemsize + numbers
+    assert seen.peak_bytes < chunk + in_float32 + gradients + max(product, cast) + numbers
     assert watch(reference.weighted_linear_cross_entropy, inputs).peak_bytes > 4 * seen.peak_bytes
 
     with Watch(inputs) as per_token:
@@ -88,6 +91,14 @@ def test_extra_memory_does_not_grow_with_the_rows(dtype):
         seen = watch(in_chunks, make_inputs(n, dtype))
         extra.append(seen.peak_bytes - n * D * dtype.itemsize - n * 64)
     assert extra[1] <= extra[0]
+
+
+def test_backward_hands_the_gradients_over_without_a_copy():
+    inputs = make_inputs(N, torch.float32)
+    loss, _ = in_chunks(*inputs)
+    computed = [gradient.data_ptr() for gradient in loss.grad_fn.gradients]
+    (3 * loss).backward()
+    assert [inputs[0].grad.data_ptr(), inputs[1].grad.data_ptr()] == computed
 
 
 def test_rows_of_weight_zero_cost_no_product():

@@ -94,10 +94,11 @@ def test_gradient_of_the_unembedding_is_summed_over_chunks_in_float32(unembeddin
     assert relative_error(inputs[1].grad, repeats * once.double()) < 4e-3
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", HALF)
-def test_tiny_weights_and_a_large_upstream_gradient_keep_their_digits(dtype):
+def test_tiny_weights_and_a_large_upstream_gradient_keep_their_digits(dtype, device):
     """As with the denominator of a large batch in the weights and the loss scaled for float16."""
-    inputs = make_inputs(dtype, torch.float32, "cpu")
+    inputs = make_inputs(dtype, torch.float32, device)
     loss, _ = weighted_linear_cross_entropy(*inputs, chunk_size=64)
     grads = torch.autograd.grad(loss, inputs[:2])
     small, _ = weighted_linear_cross_entropy(*inputs[:3], inputs[3] * 2.0**-27, chunk_size=64)

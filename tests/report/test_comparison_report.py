@@ -1,16 +1,11 @@
 import json
 import re
-import shutil
-import subprocess
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
-import matplotlib.image
-import numpy as np
 import pytest
+from page_parser import Page
 from synthetic_comparison import ATTACK, FAMILIES, token_samples
 
 from wmtp.errors import WMTPError
@@ -19,54 +14,6 @@ from wmtp.report.html import write_comparison_report, write_inspect_html
 
 Make = Callable[..., tuple[Path, Comparison]]
 Written = tuple[Path, Comparison, str]
-VOID = {"meta", "link", "img", "br", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """Elements, attributes and table rows of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: Counter[str] = Counter()
-        self.attributes: list[tuple[str, str, str]] = []
-        self.tables: list[list[list[str]]] = []
-        self.text = ""
-        self._open: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self._open == [], "every element is closed"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in VOID:
-            self._open.append(tag)
-        if tag == "table":
-            self.tables.append([])
-        elif tag == "tr":
-            self.tables[-1].append([])
-        elif tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-        elif tag == "small" and self._open[-2] in ("td", "th"):
-            self.tables[-1][-1][-1] += " | "
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self._open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" in self._open:
-            return
-        self.text += data
-        if {"td", "th"} & set(self._open):
-            self.tables[-1][-1][-1] += data.strip()
-
-    def values(self, name: str) -> list[str]:
-        return [value for _, attribute, value in self.attributes if attribute == name]
 
 
 def test_the_results_table_has_the_numbers_of_the_file(written: Written) -> None:
@@ -229,82 +176,6 @@ def test_no_difference_is_said_in_the_headline(make_comparison: Make) -> None:
     assert "not the variation between seeds" in text
 
 
-def remove_heatmap(directory: Path) -> None:
-    (directory / "heatmap.json").unlink()
-
-
-def remove_samples(directory: Path) -> None:
-    for path in directory.glob("arms/*/*/samples"):
-        shutil.rmtree(path)
-
-
-def remove_metrics(directory: Path) -> None:
-    for path in directory.glob("arms/*/*/metrics.jsonl"):
-        path.unlink()
-
-
-def remove_groups(directory: Path) -> None:
-    for path in directory.glob("arms/*/*/evaluation-tinycode.json"):
-        path.write_text(re.sub(r', "operations": \d+, "family": "\w+"', "", path.read_text()))
-
-
-@pytest.mark.parametrize(
-    ("remove", "gone", "said"),
-    [
-        (remove_heatmap, 'id="weights"', "Token weights: there is no heatmap.json"),
-        (
-            remove_samples,
-            "Some arms pass",
-            "Programs of rho1: there is no arms/rho1/seed-0/samples/tinycode.jsonl",
-        ),
-        (
-            remove_metrics,
-            'id="curves"',
-            "Learning curves of uniform: there is no arms/uniform/seed-0/metrics.jsonl",
-        ),
-        (
-            remove_groups,
-            "by family, %",
-            "pass@1 by family: the evaluations do not say which problem is which",
-        ),
-    ],
-)
-def test_what_is_not_there_is_left_out_and_named(
-    make_comparison: Make, remove: Callable[[Path], None], gone: str, said: str
-) -> None:
-    directory, _ = make_comparison(seeds=2)
-    remove(directory)
-    text = write_comparison_report(directory).read_text()
-    assert gone not in text
-    assert said in Page(text).text
-
-
-def test_an_arm_without_every_evaluation_is_left_out_of_the_groups(make_comparison: Make) -> None:
-    directory, _ = make_comparison(seeds=2)
-    (directory / "arms/rho1/seed-1/evaluation-tinycode.json").unlink()
-    page = Page(write_comparison_report(directory).read_text())
-    assert "by kind of problem of rho1: there is no arms/rho1/seed-1/evaluation-tinycode.json" in page.text
-    by_family = next(rows for rows in page.tables if rows[1][0] == FAMILIES[0])
-    assert by_family[0] == ["group", "problems", "uniform", "next-token", "shuffled"]
-
-
-def test_arms_with_one_head_have_no_acceptance(make_comparison: Make) -> None:
-    directory, comparison = make_comparison(seeds=1)
-    arms = [replace(arm, acceptance=None, tokens_per_forward=None) for arm in comparison.arms]
-    write_comparison(replace(comparison, arms=arms, reference=None), directory)
-    text = write_comparison_report(directory).read_text()
-    assert "accepted drafts, %" not in text
-    assert "Acceptance of drafts: not measured for uniform, next-token, rho1, shuffled" in Page(text).text
-    assert "reference model" not in text
-
-
-def test_one_seed_has_no_band_and_says_so(make_comparison: Make) -> None:
-    directory, _ = make_comparison(seeds=1)
-    text = Page(write_comparison_report(directory).read_text()).text
-    assert "One seed, so there is no band." in text
-    assert "open dots" not in text
-
-
 def test_the_command_repeats_seeds_and_arms(written: Written) -> None:
     expected = "wmtp compare recipe.yaml 'compare.seeds=[0,1]' --arms uniform,next-token,rho1,shuffled"
     assert expected in Page(written[2]).text
@@ -326,33 +197,3 @@ def test_the_inspect_page_stands_alone(tmp_path: Path) -> None:
     assert "wrong constant (2 became 3)" in page.text
     assert page.values("src") == page.values("href") == []
     assert text.count('class="block"') == 3
-
-
-def screenshot(page: Path, out: Path, *flags: str) -> np.ndarray:
-    subprocess.run(
-        [
-            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-            "--hide-scrollbars", "--virtual-time-budget=3000", *flags, f"--screenshot={out}", page.as_uri(),
-        ],
-        check=True, capture_output=True, timeout=120,
-    )  # fmt: skip
-    return np.asarray(matplotlib.image.imread(out))[..., :3]
-
-
-@pytest.mark.browser
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium on the PATH")
-def test_the_page_renders_light_dark_and_narrow(written: Written, tmp_path: Path) -> None:
-    page = written[0] / "report.html"
-    light = screenshot(page, tmp_path / "light.png", "--window-size=1200,3000")
-    dark = screenshot(page, tmp_path / "dark.png", "--window-size=1200,3000", "--force-dark-mode")
-    np.testing.assert_allclose(light[0, 0], [1, 1, 1])
-    np.testing.assert_allclose(dark[0, 0], np.array([0x14, 0x17, 0x1B]) / 255, atol=0.01)
-    for picture in (light, dark):
-        for series in (slice(0, 1000), slice(1000, 2000), slice(2000, 3000)):
-            colours = np.unique((picture[series] * 255).astype(np.uint8).reshape(-1, 3), axis=0)
-            assert len(colours) > 50
-    narrow = screenshot(page, tmp_path / "narrow.png", "--window-size=500,3000")
-    # Nothing is wider than the window: the margin on the right stays empty.
-    assert narrow.shape[1] == 500
-    np.testing.assert_allclose(narrow[:, -8:], 1)

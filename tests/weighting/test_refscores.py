@@ -81,7 +81,9 @@ def test_a_truncated_file_is_refused(data: Data, tmp_path: Path) -> None:
     path = tmp_path / "scores" / SCORES
     path.write_bytes(path.read_bytes()[:-3])
     size = 2 * len(data.train.tokens)
-    with pytest.raises(WMTPError, match=rf"truncated: {size - 3} bytes for {size // 2} tokens \({size} expected"):
+    with pytest.raises(
+        WMTPError, match=rf"truncated: {size - 3} bytes for {size // 2} tokens \({size} expected"
+    ):
         load_scores(tmp_path / "scores", data.train, model=None)
     path.unlink()
     with pytest.raises(WMTPError, match="truncated: 0 bytes"):
@@ -103,7 +105,9 @@ def test_a_reference_with_another_tokenizer_is_refused(data: Data, tmp_path: Pat
     from wmtp.data.tokenizer import train_tokenizer
 
     plain_llama(300).save_pretrained(tmp_path / "reference")
-    train_tokenizer(["something else entirely"], 300, tmp_path / "cache").save_pretrained(tmp_path / "reference")
+    train_tokenizer(["something else entirely"], 300, tmp_path / "cache").save_pretrained(
+        tmp_path / "reference"
+    )
     with pytest.raises(WMTPError, match=r"its tokenizer \w{16} is not the learner's \w{16}"):
         load_reference(str(tmp_path / "reference"), data.tokenizer)
 
@@ -114,5 +118,3 @@ def test_damaged_weights_of_a_reference_are_refused(data: Data, tmp_path: Path) 
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(WMTPError, match=r"model\.ref_id .*reference': cannot be loaded"):
         load_reference(str(tmp_path / "reference"), data.tokenizer)
-
-

@@ -67,6 +67,6 @@ class PositionCache(Cache):
         for buffer in (each for pair in self._buffers.values() for each in pair):
             buffer[targets, : self._length] = buffer[sources, : self._length]
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
+    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
         """Keys that attention sees."""
         return self._length

@@ -1,5 +1,6 @@
 """Heads 1..H-1 side by side: all drafts of a block in one pass."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -83,25 +84,29 @@ class Drafter:
 
     def _choose(self, hidden_hbd: Tensor) -> Tensor:
         normed = self._norm(hidden_hbd)
-        hidden_hbd = hidden_hbd + self._down(self._activation(self._gate(normed)) * self._up(normed))
+        activated: Tensor = self._activation(self._gate(normed)) * self._up(normed)
+        hidden_hbd = hidden_hbd + self._down(activated)
         logits: Tensor = self._model.lm_head(self._model.model.norm(hidden_hbd))
         return logits.argmax(-1).transpose(0, 1)
 
     def _norm(self, hidden: Tensor) -> Tensor:
-        return F.rms_norm(hidden, hidden.shape[-1:], eps=self._epsilon)
+        normed: Tensor = F.rms_norm(hidden, hidden.shape[-1:], eps=self._epsilon)
+        return normed
 
     def _rotate(self, states: Tensor, scales: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
         if scales is not None:
             states = self._norm(states) * scales
-        return states * cos + rotate_half(states) * sin
+        rotated: Tensor = states * cos + rotate_half(states) * sin
+        return rotated
 
 
 class _Stack:
     """The same projection of each head."""
 
-    def __init__(self, modules: list[nn.Module], scales: list[Tensor] | None = None) -> None:
+    def __init__(self, modules: list[nn.Module], scales: Sequence[Tensor] | None = None) -> None:
         """Stack `modules`; each with the scale [in] of the norm before it folded in."""
-        weights, biases = [], []
+        weights: list[Tensor] = []
+        biases: list[Tensor] = []
         for place, module in enumerate(modules):
             if type(module) is not nn.Linear:
                 raise WMTPError(

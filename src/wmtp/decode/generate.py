@@ -84,7 +84,7 @@ def sample(logits_bv: Tensor, temperature: float, top_p: float, uniforms_b: Tens
     """
     probabilities = torch.softmax(logits_bv.double() / temperature, -1)
     if top_p < 1:
-        ordered, tokens = probabilities.sort(-1, descending=True, stable=True)
+        ordered, tokens = probabilities.sort(stable=True, dim=-1, descending=True)
         outside = ordered.cumsum(-1) - ordered >= top_p
         probabilities = probabilities.scatter(-1, tokens, ordered.masked_fill(outside, 0.0))
     cumulative = probabilities.cumsum(-1)

@@ -1,6 +1,7 @@
 """Generate, execute, count: one model on one task."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -141,7 +142,7 @@ def _summary(
         "samples_per_problem": config.samples,
         "temperature": config.temperature,
         "top_p": config.top_p,
-        "pass_at": {str(k): asdict(pass_at_k(counts, passed, k)) for k in config.k},
+        "pass_at": {str(k): _strict(asdict(pass_at_k(counts, passed, k))) for k in config.k},
         "verdicts": dict(verdicts),
         "by_problem": [
             {
@@ -154,6 +155,11 @@ def _summary(
             for problem, count, own in zip(problems, passed, executions, strict=True)
         ],
     }
+
+
+def _strict(estimate: dict[str, float]) -> dict[str, float | None]:
+    """Without NaN, which JSON has not: one problem alone gives no standard error."""
+    return {name: None if math.isnan(value) else value for name, value in estimate.items()}
 
 
 def _speculation(

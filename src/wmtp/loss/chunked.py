@@ -83,9 +83,8 @@ def linear_cross_entropy_per_token(
     """
     assert targets.shape == hidden.shape[:1]
     ce = _not_computed(hidden)
-    with torch.autocast(hidden.device.type, enabled=False):
-        for rows, _, logits in _chunks(hidden, unembedding.to(hidden.dtype), where, chunk_size):
-            ce[rows] = _cross_entropy_(logits, targets[rows])
+    for rows, _, logits in _chunks(hidden, unembedding.to(hidden.dtype), where, chunk_size):
+        ce[rows] = _cross_entropy_(logits, targets[rows])
     return ce
 
 

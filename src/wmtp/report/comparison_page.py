@@ -139,7 +139,7 @@ def _acceptance(comparison: Comparison, left_out: list[str]) -> str | None:
     without = [arm.name for arm in comparison.arms if not arm.acceptance]
     if without:
         left_out.append(
-            f"Acceptance of drafts: not measured for {', '.join(without)} (one head drafts nothing)"
+            f"Acceptance of drafts: not measured for {', '.join(without)} (one head, or no draft was checked)"
         )
     return figures.acceptance_figure(measured, figures.series_numbers(comparison)) if measured else None
 

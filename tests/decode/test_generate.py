@@ -1,0 +1,195 @@
+import random
+
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from wmtp.decode.generate import generate, sample
+from wmtp.errors import WMTPError
+
+PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11, 0], [2, 2], [3, 1, 4, 1, 5]]
+
+
+def step_by_step(model, recompute, prompt: list[int], max_new_tokens: int, eos_id: int | None):
+    """Greedy decoding by definition."""
+    tokens: list[int] = []
+    while len(tokens) < max_new_tokens:
+        token = int(recompute(model, prompt + tokens).argmax())
+        if token == eos_id:
+            return tokens, True
+        tokens.append(token)
+    return tokens, False
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+@pytest.mark.parametrize(("seed", "key_value_heads"), [(0, 1), (1, 2), (2, 1)])
+def test_greedy_equals_recomputing_everything(build_model, recompute, seed, key_value_heads, batch_size):
+    model = build_model(seed=seed, trunk_layers=2, key_value_heads=key_value_heads)
+    free = generate(model, PROMPTS, max_new_tokens=16, eos_id=None)
+    eos_id = free.tokens[0][7]
+    found = generate(model, PROMPTS, max_new_tokens=16, eos_id=eos_id, batch_size=batch_size)
+    expected = [step_by_step(model, recompute, prompt, 16, eos_id) for prompt in PROMPTS]
+    assert list(zip(found.tokens, found.finished, strict=True)) == expected
+    assert any(found.finished)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2", "qwen3"])
+def test_greedy_equals_generate_of_transformers(build_model, architecture):
+    model = build_model(architecture=architecture, trunk_layers=2, heads=2, key_value_heads=1)
+    ours = generate(model, PROMPTS, max_new_tokens=12, eos_id=None)
+    ends = [tokens[5] for tokens in ours.tokens]
+    for prompt, tokens, end in zip(PROMPTS, ours.tokens, ends, strict=True):
+        ids = torch.tensor([prompt])
+        options = {"do_sample": False, "max_new_tokens": 12, "attention_mask": torch.ones_like(ids)}
+        theirs = model.generate(ids, pad_token_id=0, **options)
+        assert tokens == theirs[0, len(prompt) :].tolist()
+        theirs = model.generate(ids, pad_token_id=0, eos_token_id=end, **options)
+        ended = generate(model, [prompt], max_new_tokens=12, eos_id=end)
+        assert [*ended.tokens[0], end] == theirs[0, len(prompt) :].tolist()
+
+
+def test_the_eos_as_first_token_and_as_the_last_allowed_one(count_upwards):
+    model = count_upwards(1)
+    found = generate(model, [[3], [1], [2]], max_new_tokens=3, eos_id=4)
+    assert found.tokens == [[], [2, 3], [3]]
+    assert found.finished == [True, True, True]
+    assert generate(model, [[0]], max_new_tokens=3, eos_id=4).tokens == [[1, 2, 3]]
+    assert generate(model, [[0]], max_new_tokens=3, eos_id=4).finished == [False]
+
+
+def test_every_forward_yields_one_token(build_model):
+    model = build_model()
+    eos_id = generate(model, PROMPTS, max_new_tokens=9, eos_id=None).tokens[2][4]
+    found = generate(model, PROMPTS, max_new_tokens=9, eos_id=eos_id, batch_size=2)
+    assert found.forwards == sum(len(tokens) for tokens in found.tokens) + sum(found.finished)
+    assert found.tokens_per_forward == 1.0
+    assert found.seconds > 0
+    assert found.acceptance == []
+
+
+def test_progress_counts_every_prompt_once(count_upwards):
+    told: list[int] = []
+    prompts = [[start] for start in range(12)]
+    generate(count_upwards(1), prompts, max_new_tokens=6, eos_id=11, batch_size=5, progress=told.append)
+    assert sum(told) == len(prompts)
+    assert len(told) > 3
+    assert generate(count_upwards(1), [], max_new_tokens=6, eos_id=11).tokens == []
+
+
+def test_samples_depend_on_the_seed_and_the_prompts_index_only(build_model):
+    model = build_model()
+    options = {"max_new_tokens": 12, "eos_id": 3, "temperature": 1.0, "top_p": 0.9}
+    whole = generate(model, PROMPTS, seed=5, **options).tokens
+    for batch_size in (1, 2, 3):
+        assert generate(model, PROMPTS, seed=5, batch_size=batch_size, **options).tokens == whole
+    others = [*PROMPTS[:2], [9] * 20, [8], *PROMPTS[4:]]
+    changed = generate(model, others, seed=5, **options).tokens
+    assert [changed[i] for i in (0, 1, 4)] == [whole[i] for i in (0, 1, 4)]
+    assert generate(model, PROMPTS, seed=6, **options).tokens != whole
+    repeated = generate(model, [PROMPTS[0]] * 6, seed=5, **options).tokens
+    assert len({tuple(tokens) for tokens in repeated}) > 1
+
+
+def test_a_low_temperature_is_greedy(build_model):
+    model = build_model()
+    greedy = generate(model, PROMPTS, max_new_tokens=10, eos_id=None)
+    assert generate(model, PROMPTS, max_new_tokens=10, eos_id=None, temperature=1e-4).tokens == greedy.tokens
+
+
+def test_sampled_pairs_follow_the_models_distribution(build_model, recompute):
+    model = build_model(seed=3)
+    draws, temperature = 4000, 1.5
+    found = generate(
+        model, [[1, 2]] * draws, max_new_tokens=2, eos_id=None, temperature=temperature, batch_size=draws
+    )
+    first = torch.softmax(recompute(model, [1, 2]) / temperature, -1)
+    second = [torch.softmax(recompute(model, [1, 2, token]) / temperature, -1) for token in range(12)]
+    expected = (first[:, None] * torch.stack(second)).flatten()
+    pairs = torch.tensor(found.tokens)
+    observed = torch.bincount(pairs[:, 0] * 12 + pairs[:, 1], minlength=144)
+    frequent = expected * draws >= 5
+    table = [
+        (counts[frequent].tolist(), counts[~frequent].sum().item()) for counts in (observed, expected * draws)
+    ]
+    (seen, seen_rest), (wanted, wanted_rest) = table
+    assert frequent.sum() > 40
+    assert chisquare([*seen, seen_rest], [*wanted, wanted_rest]).pvalue > 0.001
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("top_p", [0.2, 0.6, 0.95, 1.0])
+def test_evenly_spread_numbers_give_exact_shares(temperature, top_p):
+    logits = torch.randn(9, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2
+    count = 20_000
+    uniforms = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    tokens = sample(logits.expand(count, -1), temperature, top_p, uniforms)
+    probabilities = torch.softmax(logits / temperature, -1).tolist()
+    nucleus: list[int] = []
+    for token in sorted(range(9), key=lambda t: -probabilities[t]):
+        nucleus.append(token)
+        if sum(probabilities[t] for t in nucleus) >= top_p:
+            break
+    mass = sum(probabilities[t] for t in nucleus)
+    shares = [probabilities[t] / mass if t in nucleus else 0.0 for t in range(9)]
+    observed = torch.bincount(tokens, minlength=9)
+    assert (observed - count * torch.tensor(shares)).abs().max() <= 1
+    assert len(nucleus) < 9 or top_p > 0.9
+
+
+def test_the_extreme_numbers_pick_possible_tokens():
+    logits = torch.tensor([[-1e4, 0.0, 0.0, -1e4]], dtype=torch.float64).expand(2, -1)
+    for top_p in (0.9, 1.0):
+        uniforms = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+        assert sample(logits, 1.0, top_p, uniforms).tolist() == [1, 2]
+
+
+def test_the_training_flags_stay_as_they_were(build_model):
+    model = build_model()
+    model.train()
+    model.model.norm.eval()
+    flags = [module.training for module in model.modules()]
+    generate(model, PROMPTS, max_new_tokens=2, eos_id=None)
+    assert [module.training for module in model.modules()] == flags
+    with pytest.raises(IndexError):
+        generate(model, [[99]], max_new_tokens=2, eos_id=None)
+    assert [module.training for module in model.modules()] == flags
+    assert torch.is_grad_enabled()
+
+
+def test_dropout_is_off_while_generating(build_model):
+    model = build_model(attention_dropout=0.9)
+    expected = generate(model, PROMPTS, max_new_tokens=8, eos_id=None).tokens
+    assert generate(model.train(), PROMPTS, max_new_tokens=8, eos_id=None).tokens == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_other_dtypes_choose_nearly_the_best_token(build_model, recompute, dtype):
+    model = build_model(dtype=dtype)
+    found = generate(model, PROMPTS, max_new_tokens=12, eos_id=None)
+    for prompt, tokens in zip(PROMPTS, found.tokens, strict=True):
+        for count, token in enumerate(tokens):
+            logits = recompute(model, prompt + tokens[:count])
+            assert logits.max() - logits[token] <= 16 * torch.finfo(dtype).eps * logits.abs().max()
+
+
+def test_an_empty_prompt_is_named(build_model):
+    with pytest.raises(WMTPError, match=r"^prompt 1: has no tokens"):
+        generate(build_model(), [[1], []], max_new_tokens=2, eos_id=None)
+
+
+def test_more_positions_than_the_model_has(build_model):
+    model = build_model(max_position_embeddings=20)
+    prompt = random.Random(0).choices(range(12), k=15)
+    assert len(generate(model, [prompt], max_new_tokens=5, eos_id=None).tokens[0]) == 5
+    with pytest.raises(
+        WMTPError, match=r"^evaluate\.max_new_tokens 6: prompt 1 of 15 tokens leaves 5 of .* 20"
+    ):
+        generate(model, [[1], prompt], max_new_tokens=6, eos_id=None)
+
+
+def test_a_model_that_diverged_is_refused(build_model):
+    model = build_model()
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(WMTPError, match="not finite"):
+        generate(model, PROMPTS, max_new_tokens=2, eos_id=None)
