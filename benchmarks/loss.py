@@ -313,7 +313,11 @@ def main() -> None:
             results.append(benchmark(case, arguments.repeats, arguments.memory_heads))
         show(results[-1], console)
     if arguments.json:
-        facts = {"torch": torch.__version__, "threads": torch.get_num_threads(), "cpu": platform.machine()}
+        facts = {
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+        }
         arguments.json.write_text(json.dumps({"environment": facts, "results": results}, indent=2) + "\n")
 
 

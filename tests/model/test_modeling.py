@@ -74,8 +74,10 @@ def test_generate_with_and_without_cache_and_with_padding() -> None:
     assert torch.equal(cached, model.generate(padded, attention_mask=mask, **options)[:, 3:])
 
 
-def test_packed_documents_do_not_see_each_other() -> None:
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_packed_documents_do_not_see_each_other(attention: str) -> None:
     model = make()
+    model.set_attn_implementation(attention)
     documents = [torch.randint(2, 50, (1, n)) for n in (4, 6, 3)]
     ids = torch.cat([*documents, torch.ones(1, 2, dtype=torch.long)], 1)
     document_ids = torch.tensor([[1] * 4 + [2] * 6 + [3] * 3 + [0] * 2])

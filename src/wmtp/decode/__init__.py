@@ -1,0 +1,5 @@
+"""Generation: `generate` (next-token, greedy or sampled) and `speculative` (the same tokens in fewer forwards).
+
+Both are a way of reading and emitting over a `batch` of rows with one `cache`; `drafter` proposes what
+`speculative` verifies.
+"""

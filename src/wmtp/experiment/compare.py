@@ -183,6 +183,9 @@ def _collect(
         for arm in arms
     }
     first = evaluations[arms[0].name, seeds[0]]
+    problems = {tuple(p["task_id"] for p in e["by_problem"]) for e in evaluations.values()}
+    if len(problems) > 1:
+        raise WMTPError("compare.arms: the arms were evaluated on different problems and cannot be paired")
     return Comparison(
         name=recipe.name,
         task=first["task"],
@@ -224,7 +227,9 @@ def _arm_result(
         difference=None if arm.name == baseline else paired_difference(passes[arm.name], passes[baseline]),
         validation_ce=mean_interval(ce),
         tokens_per_forward=_mean([d["tokens_per_forward"] for d in decoding]) if decoding else None,
-        acceptance=np.mean([d["acceptance"] for d in decoding], axis=0).tolist() if decoding else None,
+        acceptance=[_mean(shares) for shares in zip(*(d["acceptance"] for d in decoding), strict=False)]
+        if decoding
+        else None,
         training_tokens_per_second=_mean([t["tokens"] / t["seconds"] for t in trained]),
         training_seconds=_mean([t["seconds"] for t in trained]),
         training_tokens=round(_mean([t["tokens"] for t in trained])),

@@ -120,7 +120,7 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
         causal_mask = create_causal_mask(
             config=self.config.backbone,
             inputs_embeds=hidden,
-            attention_mask=mask,
+            attention_mask=self._for_attention(mask, hidden),
             past_key_values=cache,
             position_ids=position_ids,
         )
@@ -134,6 +134,16 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
         for layer in self.model.layers[: self.trunk_layers]:
             hidden = layer(hidden, **arguments)
         return TrunkOutput(hidden, arguments)
+
+    def _for_attention(self, mask: Tensor | None, hidden_bsd: Tensor) -> Tensor | None:
+        """A 4-D mask as the attention implementation takes it: eager attention adds it to the scores."""
+        if mask is None or mask.ndim != 4 or self.config._attn_implementation != "eager":
+            return mask
+        device = hidden_bsd.device.type
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else hidden_bsd.dtype
+        bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+        return bias.masked_fill(~mask, torch.finfo(dtype).min)
 
     def head(self, trunk: TrunkOutput, h: int) -> Tensor:
         """Normalised hidden states of head h, [B, S, D]; times the unembedding they are its logits."""

@@ -35,6 +35,10 @@ RESUMABLE = (
 """Keys that may differ between a checkpoint and the run that resumes it: they do not touch what is learnt."""
 
 
+EAGER_ROWS = 512
+"""Up to this row length plain attention trains faster in bf16 on a CPU than the fused one (docs/decisions.md)."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What `wmtp train --dry-run` shows."""
@@ -122,7 +126,10 @@ def build_module(recipe: Recipe, config: Config, data: Data, model_from: Path | 
             )
         location = checkpoint.resolve_model(recipe.model.ref_id, "model.ref_id")
         reference = load_reference(str(location), data.tokenizer)
-    dtype = choose_dtype(config.devices, choose_device(config.devices))
+    device = choose_device(config.devices)
+    dtype = choose_dtype(config.devices, device)
+    if (device.type, dtype) == ("cpu", torch.bfloat16) and recipe.data.sequence_length <= EAGER_ROWS:
+        model.set_attn_implementation("eager")
     return WeightedMTP(model, recipe, compute_dtype=dtype, reference=reference)
 
 
