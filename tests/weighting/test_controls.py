@@ -118,6 +118,21 @@ def test_matched_random_depends_on_the_target_token_and_not_on_head_or_batch():
 
 
 @pytest.mark.parametrize("name", CONTROLS)
+def test_it_is_the_predicted_token_that_is_ranked(name):
+    """The same tokens in another order: each of them is ranked next to itself."""
+    order = torch.cat(
+        [torch.tensor([0]), 1 + torch.randperm(S - 1, generator=torch.Generator().manual_seed(0))]
+    )
+    keys = torch.stack([torch.arange(S), torch.arange(S)[order]])
+    weights = torch.linspace(0.1, 2, 2 * S).view(2, S, 1)
+    valid = torch.ones(2, S, 1, dtype=torch.bool)
+    valid[:, -1] = False
+    dealt = apply_control(name, weights, valid, keys, seed=0, step=0)
+    by_weight = shift_left(keys)[valid[..., 0]][dealt[valid].argsort()]
+    assert torch.equal(by_weight[::2], by_weight[1::2])
+
+
+@pytest.mark.parametrize("name", CONTROLS)
 def test_the_order_of_rows_plays_no_part(name):
     weights, valid, keys = make_step()
     keys[3] = keys[2]  # tokens seen twice, with other weights

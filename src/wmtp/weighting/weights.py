@@ -120,7 +120,7 @@ class _Entries:
         finite: where the entry is valid and its score finite.
         keys: int32 that order as the scores do, equal for equal scores; the greatest int32, which belongs to no
             finite float, where not finite. (Integers also sort several times faster than floats.)
-        sorted_keys, order: the n of this rank, ascending; behind the sorted keys stands at least one of no entry.
+        sorted_keys, order: of this rank, ascending; behind the sorted keys stands what they were padded with.
         count, total: int64 scalars, finite entries of this rank and of all.
     """
 
@@ -137,7 +137,7 @@ class _Entries:
     def of(cls, scores: Tensor, finite: Tensor, group: ProcessGroup | None) -> "_Entries":
         bits = (scores + 0.0).view(torch.int32)  # -0.0 + 0.0 is 0.0
         keys = _flip_negative(bits).where(finite, INT32.max)
-        padding = max(1, RADIX_SORT_FROM - keys.numel())
+        padding = max(0, RADIX_SORT_FROM - keys.numel())
         padded_keys = torch.nn.functional.pad(keys.flatten(), (0, padding), value=INT32.max)
         sorted_keys, order = padded_keys.sort(stable=True)
         count = finite.sum()
@@ -152,7 +152,7 @@ class _Entries:
         The last is infinite, so that every z is 0, where all scores are equal. That is seen exactly: a float64
         holds the sum of 2**29 equal float32 scores without rounding.
         """
-        last_key = self.sorted_keys[(self.count - 1).clamp(min=0)[None]]
+        last_key = self.sorted_keys[(self.count - 1)[None]]
         own_maximum = _flip_negative(last_key).view(torch.float32).double().where(self.count > 0, -torch.inf)
         maximum = all_reduce(own_maximum, self.group, ReduceOp.MAX)[0]
         total = self.total.clamp(min=1)

@@ -1,0 +1,90 @@
+"""Every command in the README and in the other pages is executed, on small sizes."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wmtp.cli import main
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SMALL = [
+    "model.hidden_size=32",
+    "model.layers=2",
+    "model.attention_heads=2",
+    "train.steps=2",
+    "train.batch_size=2",
+    "train.warmup_steps=1",
+    "train.save_every=2",
+    "data.vocab_size=300",
+    "data.sequence_length=256",
+    "data.tinycode={train: 100, validation: 6, test: 4, curated: 20, max_operations: 2, families: [list]}",
+    "evaluate.max_new_tokens=8",
+]
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """The fenced blocks of a page in one of these languages ("" for none named)."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return [text for language, text in found if language in languages]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Command lines of a page, as words."""
+    lines = [line for block in blocks(page, "", "sh") for line in block.splitlines()]
+    known = ("wmtp ", "make ", ".venv/bin/")
+    return [shlex.split(line, comments=True) for line in lines if line.startswith(known)]
+
+
+def run_wmtp(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    small = SMALL if words[1] in ("train", "score", "compare") else []
+    monkeypatch.setattr(sys, "argv", [*words, *small])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert not left.value.code, words
+
+
+def test_every_wmtp_command_of_the_readme_runs_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    (recipe,) = blocks(ROOT / "README.md", "yaml")
+    Path("mine.yaml").write_text(recipe)
+    rows = [{"question": f"{i} + 1?", "answer": f"{i + 1}", "curated": i % 3 == 0} for i in range(60)]
+    Path("train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    own = [words for words in commands(ROOT / "README.md") if words[0] == "wmtp"]
+    assert len(own) >= 12
+    for words in own:
+        run_wmtp(words, monkeypatch)
+    assert Path("runs/demo/report.html").exists()
+    assert Path("weights.html").exists()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_other_command_is_one_that_exists(page: Path) -> None:
+    for words in commands(page):
+        if words[0] == "make":
+            done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, check=False)
+            assert done.returncode == 0, words
+        elif words[0] == ".venv/bin/python":
+            collect = ["--collect-only", "-q"] if "pytest" in words else []
+            subprocess.run([sys.executable, *words[1:], *collect], cwd=ROOT, check=True, capture_output=True)
+        elif words[0].startswith(".venv/bin/"):
+            assert shutil.which(Path(words[0]).name, path=str(Path(sys.executable).parent)), words
+        else:
+            assert page.name == "README.md", f"{page.name}: {words} is not covered by the test above"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_python_block_runs(page: Path) -> None:
+    for block in blocks(page, "python"):
+        subprocess.run([sys.executable, "-c", block], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
