@@ -1,7 +1,10 @@
+import pytest
 import torch
 from transformers import DynamicCache
 
 from wmtp.decode.cache import PositionCache
+from wmtp.decode.generate import generate
+from wmtp.decode.speculative import generate_speculative
 
 
 def states(rows: int, width: int, start: float = 0.0) -> torch.Tensor:
@@ -56,6 +59,22 @@ def test_memory_is_taken_once_and_layers_are_apart():
     again, _ = cache.update(states(1, 1), states(1, 1), 0)
     assert again.data_ptr() == first.data_ptr() != other.data_ptr()
     assert cache.get_seq_length() == 8
+
+
+@pytest.fixture
+def uninitialised_is_nan():
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_what_was_never_written_cannot_do_harm(build_model, uninitialised_is_nan):
+    assert torch.empty(3).isnan().all()
+    model = build_model()
+    prompts = [[1] * 50, [2], [3, 4]]
+    alone = [generate(model, [prompt], max_new_tokens=60, eos_id=None).tokens[0] for prompt in prompts]
+    assert generate(model, prompts, max_new_tokens=60, eos_id=None).tokens == alone
+    assert generate_speculative(model, prompts, max_new_tokens=60, eos_id=None).tokens == alone
 
 
 def test_moved_rows_keep_their_entries():

@@ -103,6 +103,16 @@ def test_drafts_are_the_choices_of_the_heads(build_model, recompute, architectur
             known.append(block.token)
 
 
+def test_eager_attention_gives_the_same(build_model):
+    model = build_model(key_value_heads=1)
+    options = {"max_new_tokens": 14, "eos_id": None}
+    expected = generate(model, [[1, 2, 3, 4, 5], [6], [7, 8]], **options).tokens
+    model.set_attn_implementation("eager")
+    assert model.config.backbone._attn_implementation == "eager"
+    assert generate(model, [[1, 2, 3, 4, 5], [6], [7, 8]], **options).tokens == expected
+    assert generate_speculative(model, [[1, 2, 3, 4, 5], [6], [7, 8]], **options).tokens == expected
+
+
 @pytest.mark.parametrize("heads", [2, 4, 5])
 @pytest.mark.parametrize("eos_id", [None, 0, 5])
 def test_heads_that_are_always_right(count_upwards, heads, eos_id):

@@ -151,6 +151,20 @@ class Batch:
         model = self.request.model
         return trunk, model.lm_head(model.head(trunk, 0))
 
+    def select(self, trunk: TrunkOutput, order: Tensor) -> TrunkOutput:
+        """What was read, for the rows that `drop_ended` left."""
+
+        def of_rows(each: Tensor) -> Tensor:
+            return each if len(each) == 1 else each[order]
+
+        positions = of_rows(trunk.layer_arguments["position_ids"])
+        arguments = trunk.layer_arguments | {
+            "attention_mask": self.cache.write_at(positions, len(order), self.cache.get_seq_length()),
+            "position_ids": positions,
+            "position_embeddings": tuple(map(of_rows, trunk.layer_arguments["position_embeddings"])),
+        }
+        return TrunkOutput(trunk.hidden_bsd[order], arguments)
+
     def _last_positions(self) -> Tensor:
         return torch.tensor(self._lengths, device=self._device) - 1
 

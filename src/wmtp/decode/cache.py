@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+CLEARED_AHEAD = 32
+
 
 class PositionCache(Cache):
     """A preallocated cache in which the entry of a token lies at the token's position.
@@ -16,12 +18,13 @@ class PositionCache(Cache):
     """
 
     def __init__(self, capacity: int) -> None:
-        """An empty cache for positions 0..capacity-1; each layer is allocated when it is first written."""
+        """An empty cache for positions 0..capacity-1; a layer gets its memory when it is first written."""
         super().__init__(layers=[])
         self.capacity = capacity
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
-        self._length = 0
         self._rows = 0
+        self._length = 0
+        self._cleared = 0
         self._slots = torch.empty(0, dtype=torch.long)
 
     def write_at(self, positions_bt: Tensor, rows: int, length: int) -> Tensor:
@@ -37,9 +40,17 @@ class PositionCache(Cache):
         """
         device = positions_bt.device
         self._rows, self._length = rows, length
+        if length > self._cleared:
+            self._clear_until(min(length + CLEARED_AHEAD, self.capacity))
         first_slots = torch.arange(0, rows * self.capacity, self.capacity, device=device)
         self._slots = (first_slots[:, None] + positions_bt).flatten()
         return positions_bt[:, None, :, None] >= torch.arange(length, device=device)
+
+    def _clear_until(self, position: int) -> None:
+        """What was never written is multiplied by a weight of zero, so it has to be finite."""
+        for buffer in (each for pair in self._buffers.values() for each in pair):
+            buffer[: self._rows, self._cleared : position] = 0
+        self._cleared = position
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
@@ -50,10 +61,14 @@ class PositionCache(Cache):
             Keys and values [B, heads, length, size], views of the cache.
         """
         if layer_idx not in self._buffers:
-            shape = (self._rows, self.capacity, key_states.shape[1], key_states.shape[3])
-            self._buffers[layer_idx] = (key_states.new_zeros(shape), value_states.new_zeros(shape))
+            self._buffers[layer_idx] = self._allocate(key_states), self._allocate(value_states)
         keys, values = self._buffers[layer_idx]
         return self._store(keys, key_states), self._store(values, value_states)
+
+    def _allocate(self, states: Tensor) -> Tensor:
+        buffer = states.new_empty(self._rows, self.capacity, states.shape[1], states.shape[3])
+        buffer[:, : self._cleared] = 0
+        return buffer
 
     def _store(self, buffer: Tensor, states: Tensor) -> Tensor:
         buffer.flatten(0, 1).index_copy_(0, self._slots, states.transpose(1, 2).flatten(0, 1))

@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from wmtp.decode.batch import Batch, Generation, Request
 from wmtp.decode.drafter import Drafter
 from wmtp.errors import WMTPError
-from wmtp.model.modeling import MTPForCausalLM, TrunkOutput
+from wmtp.model.modeling import MTPForCausalLM
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,6 @@ def _decode(batch: Batch, heads: int, on_block: Callable[[int, Block], None] | N
     drafter = Drafter(batch.request.model, heads) if heads > 1 else None
     trunk, columns, logits = batch.read_prompts()
     own = logits.argmax(-1, keepdim=True)
-    block = _next_block(drafter, batch, trunk, columns, own)
     batch.emit(own.tolist())
     if on_block is not None:
         for index, (token,) in zip(batch.indices, own.tolist(), strict=True):
@@ -83,30 +81,21 @@ def _decode(batch: Batch, heads: int, on_block: Callable[[int, Block], None] | N
         if not batch.indices:
             return
         if order is not None:
-            block = block[order]
-        read = block
-        trunk, logits = batch.read(read)
+            trunk, columns, own = batch.select(trunk, order), columns[order], own[order]
+        block = own if drafter is None else torch.cat([own, drafter.propose(trunk, batch.cache, columns)], 1)
+        trunk, logits = batch.read(block)
         choices = logits.argmax(-1)
-        columns = (choices[:, :-1] == read[:, 1:]).cumprod(1).sum(1)
-        block = _next_block(drafter, batch, trunk, columns, choices.gather(1, columns[:, None]))
+        columns = (choices[:, :-1] == block[:, 1:]).cumprod(1).sum(1)
+        own = choices.gather(1, columns[:, None])
         verdicts = torch.cat([columns[:, None], choices], 1).tolist()
         confirmed = [tokens[: agreed + 1] for agreed, *tokens in verdicts]
         kept = batch.emit(confirmed)
         _count(batch.result, kept, confirmed)
         if on_block is not None:
             for index, (_, *drafts), new, n in zip(
-                batch.indices, read.tolist(), confirmed, kept, strict=True
+                batch.indices, block.tolist(), confirmed, kept, strict=True
             ):
                 on_block(index, Block(drafts, min(n, len(new) - 1), new[-1] if n == len(new) else None))
-
-
-def _next_block(
-    drafter: Drafter | None, batch: Batch, trunk: TrunkOutput, columns_b: Tensor, own_b1: Tensor
-) -> Tensor:
-    """[B, heads]: head 0's token for each row, and the drafts that follow it."""
-    if drafter is None:
-        return own_b1
-    return torch.cat([own_b1, drafter.propose(trunk, batch.cache, columns_b)], 1)
 
 
 def _count(result: Generation, kept: list[int], confirmed: list[list[int]]) -> None:

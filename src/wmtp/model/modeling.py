@@ -136,8 +136,9 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
         return TrunkOutput(hidden, arguments)
 
     def _for_attention(self, mask: Tensor | None, hidden_bsd: Tensor) -> Tensor | None:
-        """A 4-D mask as the attention implementation takes it: eager attention adds it to the scores."""
-        if mask is None or mask.ndim != 4 or self.config._attn_implementation != "eager":
+        """A 4-D bool mask as the attention implementation takes it: eager attention adds it to the scores."""
+        eager = self.config._attn_implementation == "eager"
+        if mask is None or mask.ndim != 4 or mask.dtype != torch.bool or not eager:
             return mask
         device = hidden_bsd.device.type
         autocast = torch.is_autocast_enabled(device)

@@ -1,0 +1,85 @@
+"""A step split over ranks gives the loss and the gradients of one process."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed import ProcessGroup
+
+from ranks import run_on_ranks
+from wmtp.config import Recipe, override
+from wmtp.data.dataset import Document, tokenise
+from wmtp.data.loader import Loader
+from wmtp.data.tokenizer import train_tokenizer
+from wmtp.model.build import build_model
+from wmtp.train.module import WeightedMTP
+from wmtp.train.trainer import Counters, Trainer
+
+RECIPE = override(
+    Recipe(),
+    {
+        "model.hidden_size": 32,
+        "model.layers": 2,
+        "model.heads": 3,
+        "model.attention_heads": 2,
+        "model.init_std": 0.1,
+        "data.sequence_length": 48,
+        "train.batch_size": 8,
+        "train.algo": "rho1-wmtp",
+    },
+    "test",
+)
+CASES = [
+    {},
+    {"loss.mode": "skip"},
+    {"loss.mode": "emphasis", "loss.decay": 0.2},
+    {"train.control": "shuffled"},
+    {"train.control": "matched-random"},
+]
+
+
+def step(
+    group: ProcessGroup | None, rank: int, world_size: int, micro: int, changes: dict[str, Any], cache: str
+) -> tuple[float, dict[str, torch.Tensor]]:
+    """Loss and gradients of the first step, averaged over ranks as DDP and FSDP average them."""
+    documents = [Document(f"add {i}: ", f"{i} is {i + 1}" + " so" * (i % 5)) for i in range(80)]
+    tokenizer = train_tokenizer([d.prompt + d.completion for d in documents], 300, Path(cache))
+    recipe = override(RECIPE, {**changes, "train.micro_batch_size": micro}, "test")
+    dataset = tokenise(documents, tokenizer, 48, "error")
+    ce = np.random.default_rng(0).exponential(2, len(dataset.tokens)).astype(np.float16)
+    loader = Loader(
+        dataset,
+        sequence_length=48,
+        batch_size=8,
+        micro_batch_size=micro,
+        seed=0,
+        rank=rank,
+        world_size=world_size,
+        reference_ce=ce,
+    )
+    module = WeightedMTP(
+        build_model(recipe, tokenizer).double(), recipe, compute_dtype=torch.float64, group=group
+    )
+    trainer = object.__new__(Trainer)
+    trainer.module, trainer.group, trainer.counters = module, group, Counters()
+    loss = torch.stack([o.loss.detach() for o in trainer._forward_backward(next(loader))]).sum()
+    gradients = {name: p.grad for name, p in module.model.named_parameters() if p.grad is not None}
+    if group is not None:
+        for tensor in [loss, *gradients.values()]:
+            dist.all_reduce(tensor)
+            tensor /= world_size
+    return float(loss), gradients
+
+
+@pytest.mark.parametrize("changes", CASES, ids=str)
+def test_two_ranks_give_the_step_of_one_process(changes: dict[str, Any], tmp_path: Path) -> None:
+    alone_loss, alone = step(None, 0, 1, 8, changes, str(tmp_path))
+    for micro in (4, 2):
+        results = run_on_ranks(step, 2, 2, micro, changes, str(tmp_path))
+        for loss, gradients in results:
+            assert loss == pytest.approx(alone_loss, rel=1e-12)
+            for name, gradient in gradients.items():
+                torch.testing.assert_close(gradient, alone[name], rtol=1e-9, atol=1e-12)
