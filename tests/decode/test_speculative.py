@@ -42,7 +42,7 @@ def check_records(found, blocks, eos_id: int | None, heads: int) -> None:
     assert 1 <= found.tokens_per_forward <= heads
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None)
 @given(
     prompts=prompt_lists,
     heads=st.integers(1, 5),

@@ -72,6 +72,7 @@ class Request:
 
     def __post_init__(self) -> None:
         assert self.max_new_tokens > 0
+        assert self.batch_size > 0
         limit = self.model.config.backbone.max_position_embeddings
         for index, prompt in enumerate(self.prompts):
             if not prompt:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-CLEARED_AHEAD = 32
+CLEARED_AHEAD = 32  # positions
 
 
 class PositionCache(Cache):

@@ -39,6 +39,8 @@ def generate(
     Raises:
         WMTPError: an empty prompt, more positions than the model has, or logits that are not finite.
     """
+    assert temperature >= 0
+    assert 0 < top_p <= 1
     request = Request(model, prompts, max_new_tokens, eos_id, batch_size, progress)
     if temperature == 0:
         return request.run(_decode_greedily)
@@ -46,31 +48,32 @@ def generate(
 
 
 def _decode_greedily(batch: Batch) -> None:
-    tokens = batch.read_prompts()[2].argmax(-1)
+    _, _, logits = batch.read_prompts()
     while True:
-        batch.emit(tokens[:, None].tolist())
+        tokens = logits.argmax(-1, keepdim=True)
+        batch.emit(tokens.tolist())
         order = batch.drop_ended()
         if not batch.indices:
             return
-        if order is not None:
-            tokens = tokens[order]
-        tokens = batch.read(tokens[:, None])[1][:, 0].argmax(-1)
+        _, logits = batch.read(tokens if order is None else tokens[order])
+        logits = logits[:, 0]
 
 
 def _decode_sampling(batch: Batch, temperature: float, top_p: float, seed: int) -> None:
     streams = [np.random.default_rng([seed, index]) for index in batch.indices]
     numbers = np.stack([stream.random(batch.request.max_new_tokens) for stream in streams])
     uniforms = torch.from_numpy(numbers).to(batch.request.model.unembedding.device)
-    logits = batch.read_prompts()[2]
+    _, _, logits = batch.read_prompts()
     for step in range(batch.request.max_new_tokens):
-        tokens = sample(logits, temperature, top_p, uniforms[:, step])
-        batch.emit(tokens[:, None].tolist())
+        tokens = sample(logits, temperature, top_p, uniforms[:, step])[:, None]
+        batch.emit(tokens.tolist())
         order = batch.drop_ended()
         if not batch.indices:
             return
         if order is not None:
             tokens, uniforms = tokens[order], uniforms[order]
-        logits = batch.read(tokens[:, None])[1][:, 0]
+        _, logits = batch.read(tokens)
+        logits = logits[:, 0]
 
 
 def sample(logits_bv: Tensor, temperature: float, top_p: float, uniforms_b: Tensor) -> Tensor:
