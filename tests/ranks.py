@@ -13,7 +13,7 @@ import torch.distributed as dist
 def run_on_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
     """What `function(group, rank, *args)` returns on every rank; it must be importable, its result savable."""
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.set_forkserver_preload(["torch", "wmtp.weighting.weights"])  # imported once for all
+        multiprocessing.set_forkserver_preload(["torch", "wmtp.train.trainer"])  # imported once for all
         torch.multiprocessing.start_processes(
             _worker, (world_size, folder, function, args), nprocs=world_size, start_method="forkserver"
         )

@@ -101,8 +101,7 @@ def _first_piece(data: Data, document: int) -> int:
 
 def _title(row: Mapping[str, Any], index: int) -> str:
     name = str(row.get("task_id", row.get("path", f"row {index}")))
-    corruption = row.get("corruption")
-    return f"{name}: {corruption}" if corruption else name
+    return f"{name}: {row['corruption'] or 'nothing planted'}" if "corruption" in row else name
 
 
 def _choose(data: Data, population: Sequence[int]) -> list[int]:
