@@ -35,12 +35,6 @@ class TestEveryFormat:
     def test_gives_the_rows_in_order(self, tmp_path, name):
         assert read_file_rows(write(tmp_path, name)) == ROWS
 
-    def test_keeps_matching_rows_up_to_the_limit(self, tmp_path, name):
-        path = write(tmp_path, name)
-        assert [row["id"] for row in read_file_rows(path, where={"ok": True})] == [1, 3]
-        assert [row["id"] for row in read_file_rows(path, where={"ok": True, "id": 3}, limit=5)] == [3]
-        assert [row["id"] for row in read_file_rows(path, limit=2)] == [1, 2]
-
     def test_refuses_a_damaged_file(self, tmp_path, name):
         path = tmp_path / name
         write(tmp_path, name)
@@ -82,12 +76,6 @@ class TestSeveralFiles:
         write(tmp_path, "other.jsonl")
         assert read_file_rows(str(tmp_path / "part-*.jsonl")) == ROWS
 
-    def test_where_and_limit_are_over_all_files(self, tmp_path):
-        write(tmp_path, "a.jsonl", ROWS[:2])
-        write(tmp_path, "b.jsonl", ROWS[2:])
-        assert read_file_rows(str(tmp_path), where={"id": 3}) == ROWS[2:]
-        assert read_file_rows(str(tmp_path), limit=3) == ROWS
-
     def test_a_folder_without_data_files_is_refused(self, tmp_path):
         (tmp_path / "README.md").write_text("about the data")
         with pytest.raises(WMTPError, match=r"holds no \.jsonl"):
@@ -120,23 +108,6 @@ def test_bad_content_is_refused_with_its_place(tmp_path, name, content, message)
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(WMTPError, match=r"nowhere\.jsonl: no such file"):
         read_file_rows(str(tmp_path / "nowhere.jsonl"))
-
-
-def test_a_row_without_a_field_of_where_is_refused(tmp_path):
-    path = write(tmp_path, "a.jsonl", [*ROWS, {"id": 4}])
-    with pytest.raises(WMTPError, match=r"a\.jsonl, line 4: no field 'ok'.*it has id"):
-        read_file_rows(path, where={"ok": True})
-
-
-def test_where_that_leaves_nothing_is_refused(tmp_path):
-    with pytest.raises(WMTPError, match=r"a\.jsonl: data\.where \{'id': '1'\} leaves none of 3 rows"):
-        read_file_rows(write(tmp_path, "a.jsonl"), where={"id": "1"})
-
-
-@pytest.mark.parametrize("limit", [0, -1])
-def test_a_limit_below_one_is_refused(tmp_path, limit):
-    with pytest.raises(WMTPError, match=r"data\.limit"):
-        read_file_rows(write(tmp_path, "a.jsonl"), limit=limit)
 
 
 def test_keep_where_filters_rows_and_names_their_place():

@@ -9,8 +9,7 @@ import os
 import sysconfig
 import tokenize
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,6 @@ import pyarrow.parquet
 from wmtp.errors import WMTPError
 
 Row = dict[str, Any]
-Located = tuple[str, Row]
-"""A row with its place, for errors: file and line, or file and row number."""
 
 TEST_FOLDERS = frozenset({"test", "tests", "idle_test"})
 INSTALLED_FOLDERS = frozenset({"site-packages", "dist-packages"})
@@ -29,37 +26,38 @@ INSTALLED_FOLDERS = frozenset({"site-packages", "dist-packages"})
 logger = logging.getLogger(__name__)
 
 
-def read_file_rows(
-    path: str, *, where: Mapping[str, Any] | None = None, limit: int | None = None
-) -> list[Row]:
+def read_file_rows(path: str) -> list[Row]:
     """Read a file, the data files of a folder, or what a glob matches, in sorted order.
 
     Args:
         path: `.jsonl`, `.jsonl.gz` (blank lines are passed over), `.json` (a list of objects, or an object
             with such a list as `data`) or `.parquet`. Other files in a folder are passed over.
-        where: Fields and the values they should have; other rows are left out.
-        limit: How many of the remaining rows to read at most.
 
     Raises:
-        WMTPError: no such file, not in its format, no row, a row without a field of `where`, or none left.
+        WMTPError: no such file, not in its format, or no row.
     """
-    if limit is not None and limit < 1:
-        raise WMTPError(f"data.limit: {limit} should be positive")
-    located = (row for file in _data_files(path) for row in _read_rows(file))
-    rows = list(islice(_matching(located, where or {}, path), limit))
+    rows = [row for file in _data_files(path) for row in _read_rows(file)]
     if not rows:
         raise WMTPError(f"{path}: holds no rows")
     return rows
 
 
-def keep_where(rows: Iterable[Row], where: Mapping[str, Any], place: str) -> list[Row]:
+def keep_where(rows: Sequence[Row], where: Mapping[str, Any], place: str) -> list[Row]:
     """The rows whose fields equal the given values; `place` names their origin in errors.
 
     Raises:
         WMTPError: a row lacks one of the fields, or all rows are left out.
     """
-    located = ((f"{place}, row {number}", row) for number, row in enumerate(rows, start=1))
-    return list(_matching(located, where, place))
+    for number, row in enumerate(rows, start=1):
+        for field in where:
+            if field not in row:
+                raise WMTPError(
+                    f"{place}, row {number}: no field {field!r}, which data.where asks for; it has {_names(row)}"
+                )
+    kept = [row for row in rows if all(row[field] == value for field, value in where.items())]
+    if rows and not kept:
+        raise WMTPError(f"{place}: data.where {dict(where)} leaves none of {len(rows)} rows")
+    return kept
 
 
 def python_source_rows(
@@ -126,22 +124,6 @@ def _fraction(key: str) -> float:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
-def _matching(located: Iterable[Located], where: Mapping[str, Any], source: str) -> Iterator[Row]:
-    count = matched = 0
-    for place, row in located:
-        for field in where:
-            if field not in row:
-                raise WMTPError(
-                    f"{place}: no field {field!r}, which data.where asks for; it has {_names(row)}"
-                )
-        count += 1
-        if all(row[field] == value for field, value in where.items()):
-            matched += 1
-            yield row
-    if count and not matched:
-        raise WMTPError(f"{source}: data.where {dict(where)} leaves none of {count} rows")
-
-
 def _names(row: Row) -> str:
     return ", ".join(map(str, row)) or "none"
 
@@ -165,11 +147,11 @@ def _data_files(path: str) -> list[Path]:
     return files
 
 
-def _reader(file: Path) -> "Callable[[Path], Iterator[Located]] | None":
+def _reader(file: Path) -> "Callable[[Path], Iterator[Row]] | None":
     return next((read for suffix, read in READERS.items() if file.name.endswith(suffix)), None)
 
 
-def _read_rows(file: Path) -> Iterator[Located]:
+def _read_rows(file: Path) -> Iterator[Row]:
     read = _reader(file)
     assert read is not None
     try:
@@ -178,34 +160,30 @@ def _read_rows(file: Path) -> Iterator[Located]:
         raise WMTPError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
 
 
-def _read_json_lines(file: Path) -> Iterator[Located]:
+def _read_json_lines(file: Path) -> Iterator[Row]:
     with gzip.open(file) if file.name.endswith(".gz") else file.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             if line.strip():
                 place = f"{file}, line {number}"
-                yield place, _row(_parse(line, place), place)
+                yield _row(_parse(line, place), place)
 
 
-def _read_json(file: Path) -> Iterator[Located]:
+def _read_json(file: Path) -> Iterator[Row]:
     content = _parse(file.read_bytes(), str(file))
     rows = content.get("data") if isinstance(content, dict) else content
     if not isinstance(rows, list):
         raise WMTPError(f"{file}: should hold a list of objects, or an object with such a list as 'data'")
     for number, row in enumerate(rows, start=1):
-        place = f"{file}, row {number}"
-        yield place, _row(row, place)
+        yield _row(row, f"{file}, row {number}")
 
 
-def _read_parquet(file: Path) -> Iterator[Located]:
-    number = 0
+def _read_parquet(file: Path) -> Iterator[Row]:
     with pyarrow.parquet.ParquetFile(file) as table:
         for batch in table.iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{file}, row {number}", row
+            yield from batch.to_pylist()
 
 
-READERS: dict[str, Callable[[Path], Iterator[Located]]] = {
+READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".jsonl": _read_json_lines,
     ".jsonl.gz": _read_json_lines,
     ".json": _read_json,
