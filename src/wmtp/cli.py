@@ -35,7 +35,10 @@ def main() -> None:
         print(f"wmtp: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stop:
-        print(f"stopped; saved {stop.where}; repeat the command to go on (train: --resume auto)", file=sys.stderr)
+        print(
+            f"stopped; saved {stop.where}; repeat the command to go on (train: --resume auto)",
+            file=sys.stderr,
+        )
         sys.exit(128 + stop.signum)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
