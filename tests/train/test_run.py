@@ -199,6 +199,40 @@ def test_non_finite_steps_are_skipped_and_end_the_run_when_they_do_not_stop(
     assert "try a lower train.lr" in str(e.value)
 
 
+def test_gradient_checkpointing_and_accumulation_change_nothing_but_memory(
+    make_recipe: Make, config: Config, tmp_path: Path
+) -> None:
+    losses = {}
+    for name, changes in {
+        "plain": {},
+        "checkpointed": {"train.gradient_checkpointing": True},
+        "accumulated": {"train.micro_batch_size": 2},
+    }.items():
+        train(make_recipe(**changes), config, tmp_path / name)
+        losses[name] = [r["loss"] for r in MetricsLog(tmp_path / name) if r["kind"] == "train"]
+    assert losses["checkpointed"] == losses["plain"]
+    assert losses["accumulated"] == pytest.approx(losses["plain"], rel=1e-5)
+
+
+def test_bf16_and_deterministic_training(make_recipe: Make, config: Config, tmp_path: Path) -> None:
+    devices = config.devices.model_copy(update={"precision": "bf16", "deterministic": True})
+    careful = config.model_copy(update={"devices": devices})
+    try:
+        for name in ("one", "two"):
+            train(make_recipe(), careful, tmp_path / name)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert trajectory(tmp_path / "one") == trajectory(tmp_path / "two")
+    assert json.loads((tmp_path / "one" / "environment.json").read_text())["precision"] == "bfloat16"
+    train(make_recipe(), config, tmp_path / "fp32")
+    low, full = (
+        [r["loss"] for r in MetricsLog(tmp_path / n) if r["kind"] == "train"] for n in ("one", "fp32")
+    )
+    assert low == pytest.approx(full, rel=2e-2)
+    assert low != full
+
+
 def test_learning_rate_warms_up_and_ends_at_its_floor(make_recipe: Make) -> None:
     settings = make_recipe(
         **{"train.lr": 1.0, "train.warmup_steps": 4, "train.steps": 11, "train.min_lr_ratio": 0.1}
