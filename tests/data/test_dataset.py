@@ -128,9 +128,10 @@ def test_every_epoch_has_every_token_once_in_another_order() -> None:
     while one.epoch < 2 or one.next_row:
         rows = one._take(1)
         seen.append(rows[0])
-    first = [d for row in seen[: len(seen) // 2] for d in row]
-    assert sorted(d for row in seen for d in row) == sorted([*range(100), *range(100)])
-    assert first != sorted(first)
+    order = [document for row in seen for document in row]
+    assert sorted(order[:100]) == sorted(order[100:]) == list(range(100))
+    assert order[:100] != order[100:]
+    assert order[:100] != sorted(order[:100])
 
 
 def test_resuming_continues_where_it_stopped_even_with_other_ranks() -> None:

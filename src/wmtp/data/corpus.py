@@ -15,6 +15,7 @@ from wmtp.data.sources import Row, keep_where, python_source_rows, read_file_row
 from wmtp.data.templates import mbpp_style_prompt
 from wmtp.data.tokenizer import load_tokenizer, train_tokenizer
 from wmtp.errors import WMTPError
+from wmtp.progress import working
 from wmtp.registry import did_you_mean
 
 BUILT_IN = {
@@ -67,19 +68,22 @@ def load_data(recipe: Recipe, cache: Path) -> Data:
         whole = rows if not data.where and data.limit is None else _source_rows(data)
         documents = documents_from(whole.train, rows.fields, data.source)
         texts = [text for d in documents for text in (d.prompt, d.completion)]
-        tokenizer = train_tokenizer(texts, data.vocab_size, cache)
+        with working("train tokenizer"):
+            tokenizer = train_tokenizer(texts, data.vocab_size, cache)
 
     def encode(split: list[Row]) -> TokenDataset:
         documents = documents_from(split, rows.fields, f"data.source {data.source}")
         return tokenise(documents, tokenizer, data.sequence_length, data.overlong)
 
-    return Data(rows, tokenizer, encode(rows.train), encode(rows.validation))
+    with working("tokenise"):
+        return Data(rows, tokenizer, encode(rows.train), encode(rows.validation))
 
 
 @lru_cache(maxsize=2)
 def tinycode_corpus(config: TinycodeConfig) -> tinycode.Corpus:
     """The generated benchmark of `data.tinycode`; shared, not to be changed."""
-    return tinycode.generate(**config.model_dump())
+    with working("generate tinycode"):
+        return tinycode.generate(**config.model_dump())
 
 
 def _source_rows(data: DataConfig) -> Rows:

@@ -22,9 +22,9 @@ from wmtp.evaluate.sandbox import Execution, Limits, Verdict, describe, execute_
 from wmtp.evaluate.tasks import TASKS
 from wmtp.evaluate.tasks.base import Problem, Task
 from wmtp.model.modeling import MTPForCausalLM
+from wmtp.progress import counting, progress
 from wmtp.storage import write_json, write_text
 from wmtp.train import checkpoint
-from wmtp.train.progress import counting, progress
 from wmtp.train.run import load_learner
 
 

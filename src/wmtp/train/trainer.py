@@ -17,12 +17,12 @@ from wmtp.config import to_dict
 from wmtp.data.dataset import TokenDataset
 from wmtp.data.loader import Batch, Loader
 from wmtp.errors import WMTPError
+from wmtp.progress import describe_step, progress
 from wmtp.tracking import MetricsLog
 from wmtp.train import checkpoint
 from wmtp.train.distributed import all_reduce, world_size
 from wmtp.train.module import StepOutput, WeightedMTP
 from wmtp.train.optim import learning_rate, make_optimizer, set_learning_rate
-from wmtp.train.progress import describe_step, progress
 from wmtp.train.signals import Stopped, StopRequest
 from wmtp.train.validation import validation_ce
 from wmtp.weighting.weights import weight_statistics

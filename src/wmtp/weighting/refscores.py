@@ -14,8 +14,8 @@ from wmtp.data.targets import shift_left
 from wmtp.errors import WMTPError
 from wmtp.loss import linear_cross_entropy_per_token
 from wmtp.model.build import next_token_hidden
+from wmtp.progress import progress
 from wmtp.storage import new_directory, read_json, write_json
-from wmtp.train.progress import progress
 
 SCORES, HEADER = "scores.float16", "scores.json"
 

@@ -12,7 +12,7 @@ from wmtp.evaluate.tasks.base import Problem
 
 
 class TinycodeTask:
-    """One prompt line, the completion is the whole program, greedy decoding up to the end of text.
+    """Unseen problems of the built-in benchmark; the prompt is one line, the completion the whole program.
 
     Args:
         rows: with `task_id`, `text` and `test_list`; where present, `family` and the number of

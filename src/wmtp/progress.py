@@ -48,6 +48,21 @@ def progress(title: str, total: int, console: Console | None = None) -> Iterator
     yield line
 
 
+@contextmanager
+def working(title: str) -> Iterator[None]:
+    """For work that cannot say how far it is: a spinner; without a terminal, a line if it took long."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status(title):
+            yield
+        return
+    started = time.monotonic()
+    yield
+    seconds = time.monotonic() - started
+    if seconds >= 2:
+        print(f"{title}: {seconds:.0f} s", file=sys.stderr, flush=True)
+
+
 def counting(update: Update) -> Callable[[int], None]:
     """For work that reports how much has just been done instead of how much is done."""
     done = 0
