@@ -1,6 +1,6 @@
 """From `data:` in a recipe to tokenised training and validation documents."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,29 +44,20 @@ class Data:
     validation: TokenDataset
 
 
-def load_rows(data: DataConfig) -> Rows:
-    """The rows that `data.source` names.
+def load_data(recipe: Recipe, cache: Path) -> Data:
+    """Rows, tokenizer (given, the backbone's, or trained on all training rows) and token data sets.
 
     Raises:
         WMTPError: unknown source, missing file or field, or nothing left.
     """
-    rows = _source_rows(data)
-    train = keep_where(rows.train, data.where, f"data.source {data.source}")[: data.limit]
-    if not train or not rows.validation:
-        raise WMTPError(f"data.source {data.source!r}: no rows to {'validate' if train else 'train'} on")
-    return Rows(train, rows.validation, rows.test, rows.fields)
-
-
-def load_data(recipe: Recipe, cache: Path) -> Data:
-    """Rows, tokenizer (given, the backbone's, or trained on all training rows) and token data sets."""
     data = recipe.data
-    rows = load_rows(data)
+    source = _source_rows(data)
+    rows = _chosen_rows(source, data)
     location = data.tokenizer or recipe.model.base_id
     if location is not None:
         tokenizer = load_tokenizer(location)
     else:
-        whole = rows if not data.where and data.limit is None else _source_rows(data)
-        documents = documents_from(whole.train, rows.fields, data.source)
+        documents = documents_from(source.train, source.fields, data.source)
         texts = [text for d in documents for text in (d.prompt, d.completion)]
         with working("train tokenizer"):
             tokenizer = train_tokenizer(texts, data.vocab_size, cache)
@@ -77,6 +68,14 @@ def load_data(recipe: Recipe, cache: Path) -> Data:
 
     with working("tokenise"):
         return Data(rows, tokenizer, encode(rows.train), encode(rows.validation))
+
+
+def _chosen_rows(source: Rows, data: DataConfig) -> Rows:
+    """The training rows that `data.where` and `data.limit` leave, and the other splits as they are."""
+    train = keep_where(source.train, data.where, f"data.source {data.source}")[: data.limit]
+    if not train or not source.validation:
+        raise WMTPError(f"data.source {data.source!r}: no rows to {'validate' if train else 'train'} on")
+    return replace(source, train=train)
 
 
 @lru_cache(maxsize=2)

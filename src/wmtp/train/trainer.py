@@ -178,13 +178,13 @@ class Trainer:
 
     def _forward_backward(self, batches: Sequence[Batch]) -> list[StepOutput]:
         step = self.counters.step
-        counts = torch.stack([self.module.targets(b)[1].sum() for b in batches]).sum()
-        valid_entries = all_reduce(counts, self.group).clamp(min=1)
+        valid = [self.module.targets(b)[1] for b in batches]
+        count = torch.stack([v.sum() for v in valid]).sum()
+        valid_entries = all_reduce(count, self.group).clamp(min=1)
         scores: Sequence[Tensor | None] = [None]
         weights: Sequence[Tensor | None] = [None]
         if len(batches) > 1:
             # Weights are normalised over the whole step, so all of it is scored before any of it is learnt.
-            valid = [self.module.targets(b)[1] for b in batches]
             found = [self.module.scores(b) for b in batches]
             scores, weights = found, self.module.weigh(found, valid, batches, step)
         outputs = []
