@@ -36,13 +36,47 @@ class PathsConfig(Section):
     cache: str = ".wmtp/cache"
 
 
+class MeshConfig(Section):
+    """Hybrid sharding: `replicate` copies of the model, each over `shard` processes."""
+
+    replicate: Positive
+    shard: Positive
+
+
 class DevicesConfig(Section):
-    """`precision: auto` is bf16 where the processor multiplies it natively, else fp32."""
+    """Times in seconds. `precision: auto` is bf16 where the processor multiplies it natively, else fp32.
+
+    `parallel: auto` replicates small models (DDP) and shards large ones, or where a mesh or offloading is asked for
+    (FSDP2). A process that waits longer than `collective_timeout` for another ends the run; one that is asked to stop
+    has `stop_timeout` to save.
+    """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     threads: Positive | None = None
     deterministic: bool = False
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"
+    mesh: MeshConfig | None = None
+    reshard_after_forward: bool = True
+    cpu_offload: bool = False
+    collective_timeout: Annotated[float, Field(gt=0)] = 600.0
+    stop_timeout: Annotated[float, Field(gt=0)] = 100.0
+
+    @model_validator(mode="after")
+    def _sharded(self) -> "DevicesConfig":
+        if self.parallel == "ddp" and (self.mesh is not None or self.cpu_offload):
+            key = "mesh" if self.mesh is not None else "cpu_offload"
+            raise ValueError(f"{key} shards the model; it goes with parallel fsdp or auto, not ddp")
+        return self
+
+
+class MLflowConfig(Section):
+    """`tracking_uri` null is an SQLite file in `paths.runs`."""
+
+    enabled: bool = False
+    tracking_uri: str | None = None
+    experiment: str = "wmtp"
+    system_metrics: bool = True
 
 
 class Config(Section):
@@ -50,6 +84,7 @@ class Config(Section):
 
     paths: PathsConfig = PathsConfig()
     devices: DevicesConfig = DevicesConfig()
+    mlflow: MLflowConfig = MLflowConfig()
 
 
 class ModelConfig(Section):
@@ -143,7 +178,10 @@ class DataConfig(Section):
 
 
 class TrainConfig(Section):
-    """`batch_size` rows make an optimiser step, over all ranks and micro-batches."""
+    """`batch_size` rows make an optimiser step, over all ranks and micro-batches.
+
+    The last `keep_checkpoints` are kept, and every one whose step is a multiple of `keep_every`.
+    """
 
     algo: str = "mtp-baseline"
     scorer: str | None = None
@@ -162,6 +200,8 @@ class TrainConfig(Section):
     validate_every: Positive = 200
     save_every: Positive = 200
     keep_checkpoints: Positive = 2
+    keep_every: Positive | None = None
+    async_save: bool = False
     max_bad_steps: Positive = 10
 
     @model_validator(mode="after")

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from wmtp.train.worker import is_first_process
+
 PLAIN_SECONDS = 5.0
 
 
@@ -20,7 +22,13 @@ class Update(Protocol):
 
 @contextmanager
 def progress(title: str, total: int, console: Console | None = None) -> Iterator[Update]:
-    """A bar of `total` units; without a terminal, a line on standard error every few seconds and at the end."""
+    """A bar of `total` units; without a terminal, a line on standard error every few seconds and at the end.
+
+    Of several processes the first one shows it.
+    """
+    if not is_first_process():
+        yield _silent
+        return
     console = console or Console(stderr=True)
     if console.is_terminal:
         columns = (
@@ -51,6 +59,9 @@ def progress(title: str, total: int, console: Console | None = None) -> Iterator
 @contextmanager
 def working(title: str) -> Iterator[None]:
     """For work that cannot say how far it is: a spinner; without a terminal, a line if it took long."""
+    if not is_first_process():
+        yield
+        return
     console = Console(stderr=True)
     if console.is_terminal:
         with console.status(title):
@@ -61,6 +72,10 @@ def working(title: str) -> Iterator[None]:
     seconds = time.monotonic() - started
     if seconds >= 2:
         print(f"{title}: {seconds:.0f} s", file=sys.stderr, flush=True)
+
+
+def _silent(done: int, text: str = "") -> None:
+    pass
 
 
 def counting(update: Update) -> Callable[[int], None]:
@@ -86,7 +101,7 @@ def describe_step(record: dict[str, Any]) -> str:
     """One line about a training record of metrics.jsonl."""
     heads = " ".join("–" if ce is None else f"{ce:.3f}" for ce in record["ce"])
     parts = [
-        f"loss {record['loss']:.3f}",
+        f"loss {record['loss']:.3f}" if record["loss"] is not None else "loss –",
         f"ce {heads}",
         f"w {record['weight_mean']:.2f} H {record['weight_entropy']:.2f} eff {record['weight_effective']:.2f}",
         f"|g| {record['grad_norm']:.2f}" if record["grad_norm"] is not None else "|g| –",

@@ -37,6 +37,17 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(path: Path) -> None:
+    """Make everything in a directory survive a power cut."""
+    for entry in path.rglob("*"):
+        if entry.is_dir():
+            sync_directory(entry)
+        else:
+            with entry.open("rb") as opened:
+                os.fsync(opened.fileno())
+    sync_directory(path)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file's content, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,14 +93,85 @@ def new_directory(path: Path) -> Iterator[Path]:
     aside.mkdir()
     try:
         yield aside
-        for file in aside.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as opened:
-                    os.fsync(opened.fileno())
-        sync_directory(aside)
+        sync_tree(aside)
         if path.exists():
             shutil.rmtree(path)
         aside.replace(path)
         sync_directory(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def directories(folder: Path) -> list[Path]:
+    """The finished directories in a folder: not hidden, no links."""
+    if not folder.is_dir():
+        return []
+    return [p for p in folder.iterdir() if not p.name.startswith(".") and p.is_dir() and not p.is_symlink()]
+
+
+def unfinished(path: Path) -> Path:
+    """Where to write a directory that `publish` will give its name."""
+    return _hidden(path, "partial")
+
+
+def publish(path: Path) -> None:
+    """Give what was written to `unfinished(path)` its name, synced to disk; one of that name before is replaced.
+
+    A reader sees the old one, the new one or, for a moment, none. If killed at that moment, `mend` restores the old.
+    """
+    aside, old = unfinished(path), _hidden(path, "old")
+    sync_tree(aside)
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+    try:
+        aside.rename(path)
+    except OSError:
+        if old.exists():
+            old.rename(path)
+        raise
+    sync_directory(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a directory: at once from sight, then from disk."""
+    gone = _hidden(path, "removed")
+    shutil.rmtree(gone, ignore_errors=True)
+    path.rename(gone)
+    shutil.rmtree(gone)
+
+
+def point(pointer: Path, target: Path | None) -> None:
+    """Make a link to a neighbour, replacing the link of before atomically; None removes it."""
+    if target is None:
+        pointer.unlink(missing_ok=True)
+        return
+    new = _hidden(pointer, "new")
+    new.unlink(missing_ok=True)
+    new.symlink_to(target.name)
+    new.replace(pointer)
+    sync_directory(pointer.parent)
+
+
+def mend(folder: Path) -> None:
+    """Undo or finish what processes that were killed in `publish`, `remove` or `point` left in a folder."""
+    for old in folder.glob(".*.old"):
+        path = folder / old.name.removeprefix(".").removesuffix(".old")
+        if not path.exists():
+            old.rename(path)
+    for kind in ("partial", "old", "removed"):
+        for debris in folder.glob(f".*.{kind}"):
+            shutil.rmtree(debris)
+    for link in folder.glob(".*.new"):
+        link.unlink()
+    sync_directory(folder)
+
+
+def free_bytes(folder: Path) -> int:
+    """What can still be written to the file system of a folder."""
+    return shutil.disk_usage(folder).free
+
+
+def _hidden(path: Path, kind: str) -> Path:
+    return path.with_name(f".{path.name}.{kind}")

@@ -116,10 +116,10 @@ class Loader:
         world_size: int = 1,
         reference_ce: NDArray[np.float16] | None = None,
     ) -> None:
-        if batch_size % (world_size * micro_batch_size):
+        if batch_size % world_size:
             raise WMTPError(
-                f"train.batch_size {batch_size} does not divide into {world_size} ranks "
-                f"of micro-batches of {micro_batch_size} rows"
+                f"train.batch_size {batch_size} does not divide among {world_size} processes; "
+                f"use a multiple of {world_size}"
             )
         self.dataset = dataset
         self.sequence_length = sequence_length
@@ -150,8 +150,13 @@ class Loader:
             collate(
                 self.dataset, mine[i : i + self.micro_batch_size], self.sequence_length, self.reference_ce
             )
-            for i in range(0, share, self.micro_batch_size)
+            for i in range(0, share, self.micro_batch_size)  # the last may be smaller
         ]
+
+    def sample(self, rows: int) -> Batch:
+        """So many rows of the present epoch, the same on every rank, without moving on."""
+        first = [self._rows[i % len(self._rows)] for i in range(rows)]
+        return collate(self.dataset, first, self.sequence_length, self.reference_ce)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next step starts."""
@@ -192,8 +197,14 @@ def in_order(
     sequence_length: int,
     batch_size: int,
     reference_ce: NDArray[np.float16] | None = None,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[Batch]:
-    """Every document once, in packed batches, unshuffled."""
+    """Every document once over all ranks, in packed batches, unshuffled.
+
+    All ranks get the same number of batches; one that has run out of rows gets a row of padding.
+    """
     rows = pack(dataset.lengths.tolist(), range(len(dataset)), sequence_length)
-    for start in range(0, len(rows), batch_size):
-        yield collate(dataset, rows[start : start + batch_size], sequence_length, reference_ce)
+    for start in range(0, len(rows), batch_size * world_size):
+        own = rows[start : start + batch_size * world_size][rank::world_size]
+        yield collate(dataset, own or [[]], sequence_length, reference_ce)

@@ -13,7 +13,7 @@ from wmtp.environment import choose_device, configure_torch
 from wmtp.errors import WMTPError
 from wmtp.evaluate.tasks import TASKS
 from wmtp.train import checkpoint
-from wmtp.train.run import load_learner
+from wmtp.train.assemble import load_learner
 
 ACCEPTED, OWN = "bold green", ""
 

@@ -25,7 +25,7 @@ from wmtp.model.modeling import MTPForCausalLM
 from wmtp.progress import counting, progress
 from wmtp.storage import write_json, write_text
 from wmtp.train import checkpoint
-from wmtp.train.run import load_learner
+from wmtp.train.assemble import load_learner
 
 
 def evaluation_path(run: Path, recipe: Recipe) -> Path:

@@ -11,7 +11,7 @@ from wmtp.environment import choose_device
 from wmtp.errors import WMTPError
 from wmtp.experiment.results import TokenSample
 from wmtp.train import checkpoint
-from wmtp.train.run import build_module, reference_scores
+from wmtp.train.assemble import build_module, reference_scores
 from wmtp.weighting.inspect import planted_tokens, token_pieces, token_weights
 
 POPULATION = 256

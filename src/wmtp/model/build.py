@@ -1,10 +1,12 @@
 """Models from a recipe: the learner, and reference models of any kind."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,6 +22,7 @@ from wmtp.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from wmtp.errors import WMTPError
 from wmtp.model.modeling import MTPConfig, MTPForCausalLM, copy_head_0, document_mask, initialise
 from wmtp.storage import sha256_file, sha256_text
+from wmtp.train.checkpoint import digests, is_checkpoint, load_tensors, tensor_names
 
 transformers_logging.disable_progress_bar()
 
@@ -28,7 +31,7 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> MTPForCau
     """The learner, in float32: from `model.base_id`, or initialised from the recipe's seed."""
     if recipe.model.base_id is not None:
         return _from_base(recipe.model, len(tokenizer), recipe.data.sequence_length)
-    model = MTPForCausalLM(MTPConfig(_backbone_config(recipe, tokenizer), heads=recipe.model.heads))
+    model = MTPForCausalLM(learner_config(recipe, tokenizer))
     initialise(model, recipe.seed, recipe.model.init_std)
     if recipe.model.head_init == "copy":
         copy_head_0(model)
@@ -37,18 +40,49 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> MTPForCau
 
 def count_parameters(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
     """Parameters of the learner: all, and of its next-token part (trunk, head 0, embeddings); nothing is loaded."""
-    with torch.device("meta"):
-        if recipe.model.base_id is not None:
-            base = _load_config(recipe.model.base_id, "model.base_id")
-            backbone = _with_layers(base, base.num_hidden_layers + recipe.model.heads - 1)
-        else:
-            backbone = _backbone_config(recipe, tokenizer)
-        model = MTPForCausalLM(MTPConfig(backbone, heads=recipe.model.heads))
+    model = empty_model(learner_config(recipe, tokenizer))
+    assert isinstance(model, MTPForCausalLM)
     extra = sum(
         p.numel() for layer in model.model.layers[model.trunk_layers + 1 :] for p in layer.parameters()
     )
     total = sum(p.numel() for p in model.parameters())
     return total, total - extra
+
+
+def learner_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> MTPConfig:
+    """The learner's configuration; of `model.base_id` only the configuration is read."""
+    if recipe.model.base_id is not None:
+        return _with_heads(load_config(recipe.model.base_id, "model.base_id"), recipe.model.heads)
+    return MTPConfig(_backbone_config(recipe, tokenizer), heads=recipe.model.heads, dtype="float32")
+
+
+def _with_heads(base: PreTrainedConfig, heads: int) -> MTPConfig:
+    layers = base.num_hidden_layers + heads - 1
+    return MTPConfig(_with_layers(base, layers), heads=heads, dtype="float32")
+
+
+def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """A causal language model whose parameters have shapes but no storage; its buffers are real."""
+    with _parameters_on_meta():
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    register = nn.Module.register_parameter
+
+    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:  # one that is tied stays the same object
+            parameter = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def _backbone_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
@@ -91,8 +125,7 @@ def _from_base(model: ModelConfig, vocab_size: int, sequence_length: int) -> MTP
             f"model.base_id {model.base_id!r}: attends over a window of {window}; "
             f"data.sequence_length {sequence_length} must not exceed it"
         )
-    layers = base.config.num_hidden_layers + model.heads - 1
-    learner = MTPForCausalLM(MTPConfig(_with_layers(base.config, layers), heads=model.heads))
+    learner = MTPForCausalLM(_with_heads(base.config, model.heads))
     missing, unexpected = learner.load_state_dict(base.state_dict(), strict=False)
     extra = tuple(f"model.layers.{learner.trunk_layers + h}." for h in range(1, model.heads))
     if unexpected or any(not name.startswith(extra) for name in missing):
@@ -107,7 +140,8 @@ def _with_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
     return type(config).from_dict(values)
 
 
-def _load_config(location: str, key: str) -> PreTrainedConfig:
+def load_config(location: str, key: str) -> PreTrainedConfig:
+    """The configuration of a model in a folder or on the hub; `key` names the setting in errors."""
     try:
         return AutoConfig.from_pretrained(location)
     except (OSError, ValueError) as error:
@@ -115,12 +149,18 @@ def _load_config(location: str, key: str) -> PreTrainedConfig:
 
 
 def load_causal_lm(location: str, key: str) -> PreTrainedModel:
-    """A causal language model in float32 from a folder or hub name; `key` names the setting in errors."""
-    _load_config(location, key)
+    """A causal language model in float32 from a checkpoint, a model folder or a hub name, whole, on the CPU.
+
+    Checksums are not compared. `key` names the setting in errors.
+    """
+    config = load_config(location, key)
+    options = {"dtype": torch.float32, "attn_implementation": "sdpa", "output_loading_info": True}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            location, dtype=torch.float32, attn_implementation="sdpa", output_loading_info=True
-        )
+        if is_checkpoint(Path(location)):
+            saved = _saved_parameters(Path(location))
+            model = MTPForCausalLM.from_pretrained(None, config=config, state_dict=saved, **options)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(location, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise WMTPError(f"{key} {location!r}: cannot be loaded: {str(error).splitlines()[0]}") from None
     loaded, report = model
@@ -129,6 +169,12 @@ def load_causal_lm(location: str, key: str) -> PreTrainedModel:
         raise WMTPError(f"{key} {location!r}: damaged: no usable weights for {', '.join(lacking[:3])}")
     assert isinstance(loaded, PreTrainedModel)
     return loaded
+
+
+def _saved_parameters(folder: Path) -> dict[str, Tensor]:
+    parameters = {name: torch.empty(size) for name, size in tensor_names(folder, "model").items()}
+    load_tensors(folder, "model", parameters)
+    return parameters
 
 
 def load_reference(location: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
@@ -155,12 +201,18 @@ def load_reference(location: str, tokenizer: PreTrainedTokenizerFast) -> PreTrai
 
 
 def model_fingerprint(location: str) -> str:
-    """Hex digest of the weights and configuration in a folder; of the name itself for a hub model."""
+    """Hex digest of the weights and configuration in a folder; of the name itself for a hub model.
+
+    A checkpoint's is of its files: the same weights saved by another number of processes have another.
+    """
     folder = Path(location)
     if not folder.is_dir():
         return sha256_text(location)
-    files = sorted([*folder.glob("*.safetensors"), folder / "config.json"])
-    return sha256_text(*(f"{file.name} {sha256_file(file)}" for file in files))
+    if is_checkpoint(folder):
+        saved = {n: d for n, d in digests(folder).items() if n == "config.json" or n.startswith("model/")}
+    else:
+        saved = {f.name: sha256_file(f) for f in [*folder.glob("*.safetensors"), folder / "config.json"]}
+    return sha256_text(*(f"{name} {digest}" for name, digest in sorted(saved.items())))
 
 
 def next_token_hidden(model: PreTrainedModel, batch: Batch) -> Tensor:

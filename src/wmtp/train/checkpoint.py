@@ -1,26 +1,37 @@
-"""Checkpoints: written aside, checksummed, renamed; loadable by transformers as they are."""
+"""Checkpoints of a run: finding, checking and reading them.
+
+`checkpoints/step-XXXXXXXX/` holds config.json and the tokenizer as transformers reads them, the tensors `model/` and
+`training/`, state.json, and manifest.json with a checksum of every other file. It appears complete or not at all.
+"""
 
 import re
-import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerFast
+from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from wmtp.errors import WMTPError
-from wmtp.model.modeling import MTPForCausalLM
-from wmtp.storage import new_directory, read_json, sha256_file, write_json
+from wmtp.storage import directories, mend, point, read_json, sha256_file
+from wmtp.train.agreement import agree, one_line
+from wmtp.train.distributed import rank, world_size
+from wmtp.train.tensor_files import read_tensors, tensor_sizes
 
-FORMAT = 1
-STATE = "training.pt"
+FORMAT = 2
+STATE = "state.json"
 MANIFEST = "manifest.json"
+LATEST = "latest"
+ESSENTIAL = {"config.json", STATE, "model/.metadata", "training/.metadata"}
+
+Part = Literal["model", "training"]
 
 
 def checkpoints(run: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    return sorted(p for p in (run / "checkpoints").glob("step-*") if re.fullmatch(r"step-\d{8}", p.name))
+    found = [p for p in directories(run / "checkpoints") if re.fullmatch(r"step-\d{8,}", p.name)]
+    return sorted(found, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -28,61 +39,88 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def save(
-    run: Path,
-    step: int,
-    model: MTPForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    state: dict[str, Any],
-    keep: int,
-) -> Path:
-    """Write `checkpoints/step-XXXXXXXX` and then delete all but the newest `keep`.
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is a checkpoint of this package, and not one of transformers' model folders."""
+    return (folder / MANIFEST).is_file()
+
+
+def digests(checkpoint: Path) -> dict[str, str]:
+    """The SHA-256 of every file, by its name relative to the checkpoint, as written down when it was saved.
 
     Raises:
-        WMTPError: it could not be written; what was there before is untouched.
+        WMTPError: not a checkpoint of this format, or its manifest is damaged.
     """
-    path = run / "checkpoints" / f"step-{step:08d}"
-    try:
-        with new_directory(path) as aside:
-            model.save_pretrained(aside)
-            tokenizer.save_pretrained(aside)
-            torch.save(state, aside / STATE)
-            files = {file.name: sha256_file(file) for file in sorted(aside.iterdir())}
-            write_json(aside / MANIFEST, {"format": FORMAT, "step": step, "files": files})
-    except (OSError, SafetensorError, RuntimeError) as error:
-        kept = [c.name for c in checkpoints(run)]
-        usable = f"{kept[-1]} is still good" if kept else "there is none before it"
-        raise WMTPError(f"{path}: cannot be saved: {error}; {usable}") from error
-    for old in checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
-    return path
-
-
-def verify(checkpoint: Path) -> None:
-    """Compare every file with the manifest.
-
-    Raises:
-        WMTPError: not a checkpoint of this package, or damaged.
-    """
-    if not (checkpoint / MANIFEST).exists():
+    if not is_checkpoint(checkpoint):
         raise WMTPError(f"{checkpoint}: not a WMTP checkpoint (no {MANIFEST})")
-    manifest = read_json(checkpoint / MANIFEST)
+    try:
+        manifest = read_json(checkpoint / MANIFEST)
+    except WMTPError:
+        raise WMTPError(f"{checkpoint}: damaged: {MANIFEST} cannot be read") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise WMTPError(f"{checkpoint}: not a WMTP checkpoint of format {FORMAT}")
-    for name, digest in manifest["files"].items():
-        file = checkpoint / name
-        if not file.exists() or sha256_file(file) != digest:
-            raise WMTPError(
-                f"{checkpoint}: damaged: {name} is not what was saved; "
-                f"resume from another checkpoint with --resume PATH"
-            )
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not files.keys() >= ESSENTIAL:
+        raise WMTPError(f"{checkpoint}: damaged: {MANIFEST} is not what was saved")
+    return files
+
+
+def verify(checkpoint: Path, group: ProcessGroup | None = None) -> None:
+    """Compare every file with the manifest; the ranks share the work.
+
+    Raises:
+        WMTPError: not a checkpoint of this format, or damaged; every rank raises it.
+    """
+    reason = _objection(checkpoint, group)
+    if reason is not None:
+        advice = "; take another checkpoint" if reason.startswith("damaged") else ""
+        raise WMTPError(f"{checkpoint}: {reason}{advice}")
+
+
+def newest_good(run: Path, say: Callable[[str], None], group: ProcessGroup | None = None) -> Path | None:
+    """The newest checkpoint that is not damaged, the same on every rank; None where the run has none at all.
+
+    Args:
+        say: called on rank 0 with a line about every newer, damaged one.
+
+    Raises:
+        WMTPError: all are damaged.
+    """
+    found = agree(lambda: checkpoints(run), group)[0]
+    damaged: dict[str, str] = {}
+    for checkpoint in reversed(found):
+        reason = _objection(checkpoint, group)
+        if reason is None:
+            if rank(group) == 0:
+                for name, why in damaged.items():
+                    say(f"{name} is damaged ({why}); going on from {checkpoint.name}")
+            return checkpoint
+        damaged[checkpoint.name] = reason.removeprefix("damaged: ")
+    if damaged:
+        listed = ", ".join(f"{name} ({why})" for name, why in damaged.items())
+        raise WMTPError(f"{run}: no checkpoint is good: {listed}; restore one, or start a new run (name=…)")
+    return None
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
-    """The training state of a verified checkpoint, on the CPU."""
-    verify(checkpoint)
-    state: dict[str, Any] = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+    """What is not a tensor: counters, positions, the recipe."""
+    state: dict[str, Any] = read_json(checkpoint / STATE)
     return state
+
+
+def load_tensors(
+    checkpoint: Path, part: Part, into: dict[str, Tensor], group: ProcessGroup | None = None
+) -> None:
+    """Fill tensors, plain or DTensors of any layout, from a checkpoint of any world size and layout.
+
+    Raises:
+        WMTPError: a tensor is missing or has another shape, or a file cannot be read; every rank raises it.
+    """
+    read_tensors(checkpoint / part, into, group)
+
+
+def tensor_names(checkpoint: Path, part: Part) -> dict[str, torch.Size]:
+    """Names and shapes of the tensors in a checkpoint."""
+    return tensor_sizes(checkpoint / part)
 
 
 def resolve_model(location: str, key: str) -> Path | str:
@@ -104,3 +142,42 @@ def resolve_model(location: str, key: str) -> Path | str:
     if location.startswith((".", "/", "~")) or location.count("/") > 1 or path.exists():
         raise WMTPError(f"{key} {location!r}: no such folder")
     return location
+
+
+def recover(run: Path) -> None:
+    """Finish or undo what a process that was killed while saving left; for one process that holds the run's lock.
+
+    Raises:
+        WMTPError: it cannot be done.
+    """
+    folder = run / "checkpoints"
+    if not folder.is_dir():
+        return
+    try:
+        mend(folder)
+        found = checkpoints(run)
+        point(folder / LATEST, found[-1] if found else None)
+    except OSError as error:
+        raise WMTPError(f"{folder}: what an interrupted save left cannot be cleared up: {error}") from error
+
+
+def _objection(checkpoint: Path, group: ProcessGroup | None) -> str | None:
+    """What is wrong with a checkpoint, the same on every rank; None if nothing is."""
+    found = agree(lambda: _objection_to_share(checkpoint, rank(group), world_size(group)), group)
+    return next((reason for reason in found if reason is not None), None)
+
+
+def _objection_to_share(checkpoint: Path, share: int, shares: int) -> str | None:
+    try:
+        expected = digests(checkpoint)
+    except WMTPError as error:
+        return str(error).removeprefix(f"{checkpoint}: ")
+    for name in sorted(expected)[share::shares]:
+        try:
+            if sha256_file(checkpoint / name) != expected[name]:
+                return f"damaged: {name} is not what was saved"
+        except FileNotFoundError:
+            return f"damaged: {name} is missing"
+        except (OSError, ValueError) as error:
+            return f"damaged: {name} cannot be read: {one_line(error)}"
+    return None

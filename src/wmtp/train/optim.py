@@ -9,14 +9,21 @@ from wmtp.config import TrainConfig
 
 
 def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only, fused where the device has it."""
+    """AdamW with weight decay on matrices only, fused where the device has it; its state exists from the start."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": train.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     fused = all(p.device.type in ("cuda", "cpu") for p in trained)
-    return torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, fused=fused)
+    optimizer = torch.optim.AdamW(groups, lr=train.lr, betas=train.betas, fused=fused)
+    for parameter in trained:
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter, requires_grad=False),
+            "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
+        }
+    return optimizer
 
 
 def learning_rate(step: int, train: TrainConfig) -> float:

@@ -1,5 +1,10 @@
 """`wmtp train`: from a recipe to a trained run directory."""
 
+import errno
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +18,19 @@ from wmtp.data.corpus import Data, load_data
 from wmtp.data.loader import Loader
 from wmtp.environment import choose_device, choose_dtype, configure_torch, describe
 from wmtp.errors import WMTPError
-from wmtp.model.build import build_model, count_parameters, load_causal_lm, load_reference, model_fingerprint
-from wmtp.model.modeling import MTPForCausalLM
+from wmtp.model.build import count_parameters, load_reference, model_fingerprint
 from wmtp.storage import write_json, write_text
+from wmtp.tracking.store import check_tracking
+from wmtp.tracking.tracker import Tracker
 from wmtp.train import checkpoint
-from wmtp.train.module import WeightedMTP
+from wmtp.train.assemble import module_on_devices, reference_scores
+from wmtp.train.distributed import World, processes
+from wmtp.train.heartbeat import Heartbeat
+from wmtp.train.lock import RunLock
+from wmtp.train.signals import StopRequest
 from wmtp.train.trainer import Trainer
-from wmtp.weighting.refscores import Header, load_scores, write_scores
-from wmtp.weighting.scorers import SCORERS
+from wmtp.train.worker import restarts
+from wmtp.weighting.refscores import Header, write_scores
 
 RESUMABLE = (
     "name",
@@ -30,13 +40,11 @@ RESUMABLE = (
     "train.validate_every",
     "train.save_every",
     "train.keep_checkpoints",
+    "train.keep_every",
+    "train.async_save",
     "train.max_bad_steps",
 )
 """Keys that may differ between a checkpoint and the run that resumes it: they do not touch what is learnt."""
-
-
-EAGER_ROWS = 512
-"""Up to this row length plain attention trains faster in bf16 on a CPU than the fused one (docs/decisions.md)."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ def plan(recipe: Recipe, config: Config) -> Plan:
     """Read the data and count, without building a model."""
     data = load_data(recipe, Path(config.paths.cache))
     parameters, next_token = count_parameters(recipe, data.tokenizer)
-    loader = _loader(recipe, data, None)
+    loader = _loader(recipe, data, None, World(torch.device("cpu")))
     return Plan(
         parameters=parameters,
         next_token_parameters=next_token,
@@ -79,77 +87,91 @@ def train(
 ) -> Path:
     """Train, or go on training, in the directory `run`; returns its last checkpoint.
 
+    Every process of a group that torchrun started calls this.
+
     Args:
-        resume: "never" starts a new run, "auto" continues the newest checkpoint if there is one, anything else is
-            the checkpoint to continue from.
+        resume: "never" starts a new run, "auto" continues the newest good checkpoint if there is one, anything else
+            is the checkpoint to continue from.
         data: what `load_data(recipe, …)` gives, when it is at hand.
     """
     configure_torch(config.devices)
-    device = choose_device(config.devices)
-    start = _checkpoint_to_resume(run, resume)
-    state = checkpoint.load_state(start) if start is not None else None
-    if state is not None:
-        _refuse_other_recipe(recipe, state, start)
-    data = data or load_data(recipe, Path(config.paths.cache))
-    torch.manual_seed(recipe.seed)
-    module = build_module(recipe, config, data, model_from=start)
-    trainer = Trainer(
-        module,
-        _loader(recipe, data, reference_scores(recipe, data)),
-        data.validation,
-        data.tokenizer,
-        run,
-        device,
-    )
-    run.mkdir(parents=True, exist_ok=True)
-    write_text(run / "recipe.yaml", to_yaml(recipe))
-    write_text(run / "config.yaml", to_yaml(config))
-    write_json(run / "environment.json", describe(config.devices))
-    if state is not None:
-        trainer.restore(state)
-    else:
-        trainer.metrics.rewind(-1)
-    trainer.fit(recipe.name)
+    if config.mlflow.enabled:
+        check_tracking(config)
+    with ExitStack() as stack:
+        stack.enter_context(_full_disk_explained(run))
+        world = stack.enter_context(processes(config.devices))
+        stack.enter_context(_own_directory(run, world))
+        start = _checkpoint_to_resume(run, resume, world)
+        state = checkpoint.load_state(start) if start is not None else None
+        if state is not None:
+            _refuse_other_recipe(recipe, state, start)
+        if data is None:
+            with world.first_one_first():
+                data = load_data(recipe, Path(config.paths.cache))
+        torch.manual_seed(recipe.seed + world.rank)
+        module, parallel = module_on_devices(recipe, config, data, start, world)
+        own_state = state if start is not None and start.resolve().is_relative_to(run.resolve()) else None
+        run_id = own_state["mlflow_run_id"] if own_state is not None else None
+        tracker = Tracker(run, config, run_id, fresh=own_state is None)
+        trainer = Trainer(
+            module,
+            parallel,
+            _loader(recipe, data, reference_scores(recipe, data), world),
+            data.validation,
+            data.tokenizer,
+            run,
+            world,
+            stack.enter_context(
+                Heartbeat(world.store, world.rank, world.size, run, config.devices.collective_timeout)
+            ),
+            stack.enter_context(StopRequest(config.devices.stop_timeout, lambda: _last_saved(run))),
+            tracker,
+        )
+        if start is not None and state is not None:
+            trainer.restore(start, state)
+        else:
+            trainer.start_metrics()
+        if world.is_first:
+            write_text(run / "recipe.yaml", to_yaml(recipe))
+            write_text(run / "config.yaml", to_yaml(config))
+            write_json(run / "environment.json", describe(config.devices) | {"processes": world.size})
+            stack.enter_context(tracker)
+        trainer.fit(recipe.name)
     return checkpoint.checkpoints(run)[-1]
 
 
-def build_module(recipe: Recipe, config: Config, data: Data, model_from: Path | None = None) -> WeightedMTP:
-    """Model, scorer and, where the scorer needs one that is not on disk as scores, the reference."""
-    model = load_learner(model_from) if model_from is not None else build_model(recipe, data.tokenizer)
-    needs_reference = SCORERS.create(recipe.train.scorer_name, recipe).needs_reference
-    reference = None
-    if needs_reference and recipe.data.reference_scores is None:
-        if recipe.model.ref_id is None:
-            raise WMTPError(
-                f"scorer {recipe.train.scorer_name!r} needs a reference model: set model.ref_id, or "
-                f"data.reference_scores to a file that `wmtp score` wrote"
-            )
-        location = checkpoint.resolve_model(recipe.model.ref_id, "model.ref_id")
-        reference = load_reference(str(location), data.tokenizer)
-    device = choose_device(config.devices)
-    dtype = choose_dtype(config.devices, device)
-    if (device.type, dtype) == ("cpu", torch.bfloat16) and recipe.data.sequence_length <= EAGER_ROWS:
-        model.set_attn_implementation("eager")
-    return WeightedMTP(model, recipe, compute_dtype=dtype, reference=reference)
+@contextmanager
+def _full_disk_explained(run: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise WMTPError(f"{run}: {error.strerror}; make room, and go on with --resume auto") from error
 
 
-def load_learner(location: Path) -> MTPForCausalLM:
-    """The model of a checkpoint, in float32."""
-    model = load_causal_lm(str(location), "checkpoint")
-    if not isinstance(model, MTPForCausalLM):
-        raise WMTPError(f"{location}: not a multi-token prediction model")
-    return model
+@contextmanager
+def _own_directory(run: Path, world: World) -> Iterator[None]:
+    """The run directory, locked by rank 0 and cleared of what a killed process left; never left behind empty."""
+    if not world.is_first:
+        world.barrier()
+        yield
+        return
+    is_new = not run.exists()
+    run.mkdir(parents=True, exist_ok=True)
+    try:
+        with RunLock(run):
+            checkpoint.recover(run)
+            world.barrier()
+            yield
+    finally:
+        if is_new and not (run / "recipe.yaml").exists():
+            shutil.rmtree(run)
 
 
-def reference_scores(recipe: Recipe, data: Data) -> NDArray[np.float16] | None:
-    """The reference's cross-entropies of the training tokens, memory-mapped, where the recipe names a file."""
-    path = recipe.data.reference_scores
-    if path is None or not SCORERS.create(recipe.train.scorer_name, recipe).needs_reference:
-        return None
-    expected = None
-    if recipe.model.ref_id is not None:
-        expected = model_fingerprint(str(checkpoint.resolve_model(recipe.model.ref_id, "model.ref_id")))
-    return load_scores(Path(path), data.train, model=expected)
+def _last_saved(run: Path) -> str:
+    saved = checkpoint.checkpoints(run)
+    return f"the last checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
 
 
 def score_training_data(recipe: Recipe, config: Config, location: str, output: Path) -> Header:
@@ -175,20 +197,24 @@ def write_reference_scores(recipe: Recipe, config: Config, data: Data, location:
     )
 
 
-def _loader(recipe: Recipe, data: Data, scores: NDArray[np.float16] | None) -> Loader:
+def _loader(recipe: Recipe, data: Data, scores: NDArray[np.float16] | None, world: World) -> Loader:
     return Loader(
         data.train,
         sequence_length=recipe.data.sequence_length,
         batch_size=recipe.train.batch_size,
         micro_batch_size=recipe.train.rows_at_once,
         seed=recipe.seed,
+        rank=world.rank,
+        world_size=world.size,
         reference_ce=scores,
     )
 
 
-def _checkpoint_to_resume(run: Path, resume: str) -> Path | None:
-    found = checkpoint.checkpoints(run)
+def _checkpoint_to_resume(run: Path, resume: str, world: World) -> Path | None:
+    if resume == "never" and restarts() > 0:
+        resume = "auto"  # what is there was written by the processes before
     if resume == "never":
+        found = checkpoint.checkpoints(run)
         if found:
             raise WMTPError(
                 f"{run}: has a checkpoint of step {checkpoint.step_of(found[-1])} already; "
@@ -196,9 +222,10 @@ def _checkpoint_to_resume(run: Path, resume: str) -> Path | None:
             )
         return None
     if resume == "auto":
-        return found[-1] if found else None
+        return checkpoint.newest_good(run, lambda line: print(line, file=sys.stderr), world.group)
     if not Path(resume).is_dir():
         raise WMTPError(f"--resume {resume}: should be auto, never or a checkpoint folder")
+    checkpoint.verify(Path(resume), world.group)
     return Path(resume)
 
 

@@ -5,12 +5,13 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed import ReduceOp
 from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import to_dict
@@ -19,11 +20,18 @@ from wmtp.data.loader import Batch, Loader
 from wmtp.errors import WMTPError
 from wmtp.progress import describe_step, progress
 from wmtp.tracking import MetricsLog
+from wmtp.tracking.tracker import Tracker
 from wmtp.train import checkpoint
-from wmtp.train.distributed import all_reduce, world_size
+from wmtp.train.checkpoint_writer import CheckpointWriter
+from wmtp.train.distributed import World, all_reduce
+from wmtp.train.heartbeat import Heartbeat
+from wmtp.train.memory import is_out_of_memory
 from wmtp.train.module import StepOutput, WeightedMTP
 from wmtp.train.optim import learning_rate, make_optimizer, set_learning_rate
-from wmtp.train.signals import Stopped, StopRequest
+from wmtp.train.parallel import accumulating, full
+from wmtp.train.rehearsal import Rehearsal
+from wmtp.train.signals import STOPPING, Stopped, StopRequest
+from wmtp.train.state import Counters, optimizer_tensors, restore_training, rng_tensors
 from wmtp.train.validation import validation_ce
 from wmtp.weighting.weights import weight_statistics
 
@@ -35,65 +43,81 @@ _STATISTICS = {
 }
 
 
-@dataclass
-class Counters:
-    """What a run has done so far; saved with it.
-
-    seconds: of training alone, without validation and saving; tokens: without padding, over all ranks.
-    """
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    skipped_steps: int = 0
-    bad_in_a_row: int = 0
-
-
 class Trainer:
-    """Trains a `WeightedMTP` module and keeps a run directory."""
+    """Trains a `WeightedMTP` module and keeps a run directory.
+
+    Args:
+        parallel: what to call for a step: the module itself, sharded or not, or its replicas' wrapper.
+    """
 
     def __init__(
         self,
         module: WeightedMTP,
+        parallel: nn.Module,
         loader: Loader,
         validation: TokenDataset,
         tokenizer: PreTrainedTokenizerFast,
         run: Path,
-        device: torch.device,
+        world: World,
+        heartbeat: Heartbeat,
+        stop: StopRequest,
+        tracker: Tracker,
     ) -> None:
-        self.module = module.to(device)
+        self.module = module
+        self.parallel = parallel
         self.recipe = module.recipe
         self.loader = loader
         self.validation = validation
         self.tokenizer = tokenizer
         self.run = run
-        self.device = device
-        self.group = module.group
-        if self.recipe.train.gradient_checkpointing:
+        self.world = world
+        self.heartbeat = heartbeat
+        self.stop = stop
+        self.tracker = tracker
+        train = self.recipe.train
+        if train.gradient_checkpointing:
             module.model.enable_checkpointing()
-        self.optimizer = make_optimizer(module.model, self.recipe.train)
+        self.optimizer = make_optimizer(module.model, train)
         self.counters = Counters()
         self.metrics = MetricsLog(run)
+        self.writer = CheckpointWriter(
+            run,
+            keep=train.keep_checkpoints,
+            keep_every=train.keep_every,
+            in_background=train.async_save,
+            group=world.saving_group,
+        )
+        self.rehearsal = Rehearsal(
+            self._attempt, self._release, train.rows_at_once, train.batch_size // world.size, world
+        )
 
     def fit(self, title: str) -> None:
         """Train to the last step, saving and validating on the way.
 
         Raises:
-            Stopped: by SIGINT or SIGTERM, after saving.
+            Stopped: by a signal to any rank, after saving.
             WMTPError: too many steps in a row with a non-finite loss or gradient.
         """
-        train = self.recipe.train
+        steps = self.recipe.train.steps
         self.module.train()
         self._catch_up_validation()
-        with StopRequest() as stop, progress(title, train.steps) as update:
-            while self.counters.step < train.steps:
-                record = self._step([batch.to(self.device) for batch in next(self.loader)])
+        if self.counters.step < steps:
+            self.rehearsal.run()
+        with progress(title, steps) as update:
+            while self.counters.step < steps:
+                self._at("data")
+                batches = [batch.to(self.world.device) for batch in next(self.loader)]
+                record, signum = self._step_in_memory(batches)
                 if record is not None:
-                    self.metrics.write(record)
+                    self._write(record)
                     update(self.counters.step, describe_step(record))
-                if stop.signum is not None:
-                    raise Stopped(stop.signum, str(self.save()))
+                if signum is not None:
+                    self.stop.request(signum)
+                    self.save()
+                    raise Stopped(signum, str(self.writer.wait()))
                 self._save_and_validate()
+        self._at("save")
+        self.writer.wait()
 
     def _save_and_validate(self) -> None:
         if self._is_due(self.recipe.train.save_every):
@@ -106,81 +130,151 @@ class Trainer:
         return step > 0 and (step % every == 0 or step == self.recipe.train.steps)
 
     def _validate(self) -> None:
-        ce = validation_ce(self.module, self.validation, self.device)
-        self.metrics.write({"kind": "validation", **self._position(), "ce": ce})
+        ce = validation_ce(self.module, self.validation, self.world, lambda: self._at("validate"))
+        self.counters.validated(ce[0])
+        self._write({"kind": "validation", **self._position(), "ce": ce})
 
     def _catch_up_validation(self) -> None:
         """Validate where a run that was stopped between saving and validating goes on."""
-        done = any(r["kind"] == "validation" and r["step"] == self.counters.step for r in self.metrics)
-        if self._is_due(self.recipe.train.validate_every) and not done:
+        if not self._is_due(self.recipe.train.validate_every):
+            return
+        step = self.counters.step
+        done = [r["ce"][0] for r in self.metrics if r["kind"] == "validation" and r["step"] == step]
+        told = (
+            (0.0, 0.0)
+            if not done or not self.world.is_first
+            else (1.0, math.nan if done[-1] is None else done[-1])
+        )
+        is_done, ce = all_reduce(torch.tensor(told, dtype=torch.float64), self.world.group).tolist()
+        if is_done:
+            self.counters.validated(ce)
+        else:
             self._validate()
 
-    def save(self) -> Path:
-        """Write a checkpoint from which `restore` continues as if nothing had happened."""
-        state = {
-            "counters": asdict(self.counters),
-            "loader": self.loader.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
-            "recipe": to_dict(self.recipe),
-        }
-        keep = self.recipe.train.keep_checkpoints
-        return checkpoint.save(self.run, self.counters.step, self.module.model, self.tokenizer, state, keep)
+    def _write(self, record: dict[str, Any]) -> None:
+        if self.world.is_first:
+            self.metrics.write(record)
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint's state; the model's weights have been loaded already."""
+    def _at(self, phase: str) -> None:
+        self.heartbeat.at(self.counters.step, phase)
+
+    def save(self) -> None:
+        """Write a checkpoint from which `restore` continues as if nothing had happened."""
+        self._at("save")
+        model = self.module.model
+        self.writer.save(
+            self.counters.step,
+            model=dict(model.named_parameters()),
+            training=optimizer_tensors(model, self.optimizer) | rng_tensors(self.world),
+            state={
+                "counters": asdict(self.counters),
+                "loader": self.loader.state_dict(),
+                "recipe": to_dict(self.recipe),
+                "world_size": self.world.size,
+                "mlflow_run_id": self.tracker.run_id,
+            },
+            files=self._write_configuration,
+        )
+
+    def _write_configuration(self, folder: Path) -> None:
+        self.module.model.config.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    def restore(self, location: Path, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint; the model's weights have been loaded already."""
         self.counters = Counters(**state["counters"])
         self.loader.load_state_dict(state["loader"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
-        self.metrics.rewind(self.counters.step)
+        restore_training(location, self.module.model, self.optimizer, self.world)
+        self.start_metrics()
 
-    def _step(self, batches: Sequence[Batch]) -> dict[str, Any] | None:
-        """One optimiser step; a record of it when it is one to log."""
+    def start_metrics(self) -> None:
+        """Forget the records of later steps: they will be written again."""
+        if self.world.is_first:
+            self.metrics.rewind(self.counters.step)
+
+    def _step_in_memory(self, batches: Sequence[Batch]) -> tuple[dict[str, Any] | None, int | None]:
+        """A step; if memory runs out, an error that says what would fit."""
+        try:
+            return self._step(batches)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = error.with_traceback(None)  # which keeps the step's tensors alive
+        raise self.rehearsal.advice(failure)
+
+    def _attempt(self, rows: int, micro_batches: int) -> None:
+        batch = self.loader.sample(rows).to(self.world.device)
+        outputs = self._forward_backward([replace(batch) for _ in range(micro_batches)])
+        self._statistics(outputs)
+
+    def _release(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.world.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _step(self, batches: Sequence[Batch]) -> tuple[dict[str, Any] | None, int | None]:
+        """One optimiser step; a record of it when it is one to log, and a signal if any rank had one."""
         started = time.perf_counter()
+        self._at("forward")
         counters, train = self.counters, self.recipe.train
         lr = learning_rate(counters.step, train)
         set_learning_rate(self.optimizer, lr)
         self.optimizer.zero_grad(set_to_none=True)
         outputs = self._forward_backward(batches)
-        loss = all_reduce(torch.stack([o.loss.detach() for o in outputs]).sum(), self.group)
-        loss_value = float(loss) / world_size(self.group)
+        self._at("optimizer")
+        loss, tokens, nonfinite_scores, signum = self._agree(outputs, batches)
         gradients = [p.grad for p in self.module.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        norm_value = float(norm)
-        if math.isfinite(loss_value) and math.isfinite(norm_value):
+        norm_value = float(full(norm))
+        if math.isfinite(loss) and math.isfinite(norm_value):
             torch.nn.utils.clip_grads_with_norm_(self.module.model.parameters(), train.grad_clip, norm)
             self.optimizer.step()
             counters.bad_in_a_row = 0
         else:
-            self._skip(loss_value)
-        tokens = int(all_reduce(torch.tensor(sum(b.tokens for b in batches)), self.group))
+            self._skip(loss)
         counters.step += 1
         counters.tokens += tokens
+        counters.nonfinite_scores += nonfinite_scores
         seconds = time.perf_counter() - started
         counters.seconds += seconds
         if counters.step % train.log_every and counters.step not in (1, train.steps):
-            return None
+            return None, signum
         return {
             "kind": "train",
             **self._position(),
-            "loss": _finite(loss_value),
+            "loss": _finite(loss),
             **self._statistics(outputs),
             "grad_norm": _finite(norm_value),
             "lr": lr,
             "tokens_per_second": tokens / seconds,
             "memory_mib": self._memory_mib(),
             "skipped_steps": counters.skipped_steps,
-        }
+        }, signum
+
+    def _agree(
+        self, outputs: Sequence[StepOutput], batches: Sequence[Batch]
+    ) -> tuple[float, int, int, int | None]:
+        """Of the whole step: loss, tokens, scores that are not finite, and a signal that any rank was sent.
+
+        Every rank gets the same loss, and with it the same gradient norm, so all of them skip a step or none.
+        """
+        own = torch.stack(
+            [
+                torch.stack([o.loss.detach() for o in outputs]).sum().double() / self.world.size,
+                torch.stack([(o.valid_bsh & ~o.scores_bsh.isfinite()).sum() for o in outputs]).sum().double(),
+            ]
+        )
+        counts = [sum(b.tokens for b in batches), *(self.stop.signum == s for s in STOPPING)]
+        rest = torch.tensor(counts, dtype=torch.float64, device=own.device)
+        loss, nonfinite, tokens, *told = all_reduce(torch.cat([own, rest]), self.world.group).tolist()
+        signum = next((s for s, count in zip(STOPPING, told, strict=True) if count), None)
+        return loss, int(tokens), int(nonfinite), signum
 
     def _forward_backward(self, batches: Sequence[Batch]) -> list[StepOutput]:
-        step = self.counters.step
+        step, group = self.counters.step, self.world.group
         valid = [self.module.targets(b)[1] for b in batches]
         count = torch.stack([v.sum() for v in valid]).sum()
-        valid_entries = all_reduce(count, self.group).clamp(min=1)
+        valid_entries = all_reduce(count, group).clamp(min=1)
         scores: Sequence[Tensor | None] = [None]
         weights: Sequence[Tensor | None] = [None]
         if len(batches) > 1:
@@ -189,14 +283,15 @@ class Trainer:
             scores, weights = found, self.module.weigh(found, valid, batches, step)
         outputs = []
         for batch, scores_bsh, weights_bsh in zip(batches, scores, weights, strict=True):
-            output: StepOutput = self.module(
-                batch,
-                step=step,
-                valid_entries=valid_entries,
-                scores_bsh=scores_bsh,
-                weights_bsh=weights_bsh,
-            )
-            output.loss.backward()
+            with accumulating(self.parallel, is_last=batch is batches[-1]):
+                output: StepOutput = self.parallel(
+                    batch,
+                    step=step,
+                    valid_entries=valid_entries,
+                    scores_bsh=scores_bsh,
+                    weights_bsh=weights_bsh,
+                )
+                output.loss.backward()
             outputs.append(output)
         return outputs
 
@@ -206,6 +301,7 @@ class Trainer:
         counters.bad_in_a_row += 1
         if counters.bad_in_a_row < train.max_bad_steps:
             return
+        self.writer.wait()
         saved = checkpoint.checkpoints(self.run)
         good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
         raise WMTPError(
@@ -232,18 +328,22 @@ class Trainer:
                 valid.sum((0, 1)).double(),
             ]
         )
-        totals = all_reduce(sums, self.group).T.tolist()
-        found = weight_statistics(weights, valid, scores, self.group)
+        totals = all_reduce(sums, self.world.group).T.tolist()
+        found = weight_statistics(weights, valid, scores, self.world.group)
         return {
             "ce": [total / n if n == wanted > 0 else None for total, n, wanted in totals],
             **{_STATISTICS[k]: float(v) for k, v in found.items()},
         }
 
     def _memory_mib(self) -> float:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 2**20
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (2**20 if sys.platform == "darwin" else 2**10)
+        """The peak of the process that had the highest."""
+        if self.world.device.type == "cuda":
+            own = torch.cuda.max_memory_allocated(self.world.device)
+        else:
+            own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+                1 if sys.platform == "darwin" else 2**10
+            )
+        return float(all_reduce(torch.tensor(own), self.world.group, ReduceOp.MAX)) / 2**20
 
 
 def _finite(value: float) -> float | None:

@@ -1,22 +1,38 @@
 """Validation loss per head."""
 
+from collections.abc import Callable
+
 import torch
 
 from wmtp.data.dataset import TokenDataset
 from wmtp.data.loader import in_order
+from wmtp.train.distributed import World, all_reduce
 from wmtp.train.module import WeightedMTP
+from wmtp.train.parallel import reshard
 
 
 @torch.no_grad()
-def validation_ce(module: WeightedMTP, dataset: TokenDataset, device: torch.device) -> list[float]:
-    """Unweighted cross-entropy of each head, the mean over all its valid entries of the data set."""
+def validation_ce(
+    module: WeightedMTP, dataset: TokenDataset, world: World, alive: Callable[[], None]
+) -> list[float]:
+    """Unweighted cross-entropy of each head, the mean over all its valid entries of the data set.
+
+    It is NaN for a broken model.
+
+    Args:
+        alive: called before each batch.
+    """
     module.eval()
     data, train = module.recipe.data, module.recipe.train
-    total = torch.zeros(module.heads, dtype=torch.float64, device=device)
-    count = torch.zeros(module.heads, dtype=torch.float64, device=device)
-    for batch in in_order(dataset, data.sequence_length, train.rows_at_once):
-        ce_bsh, valid_bsh = module.unweighted_ce(batch.to(device))
-        total += ce_bsh.nan_to_num().sum((0, 1), dtype=torch.float64)
-        count += valid_bsh.sum((0, 1))
+    sums = torch.zeros(2, module.heads, dtype=torch.float64, device=world.device)
+    for batch in in_order(
+        dataset, data.sequence_length, train.rows_at_once, rank=world.rank, world_size=world.size
+    ):
+        alive()
+        ce_bsh, valid_bsh = module.unweighted_ce(batch.to(world.device))
+        sums[0] += torch.where(valid_bsh, ce_bsh, 0).sum((0, 1), dtype=torch.float64)
+        sums[1] += valid_bsh.sum((0, 1))
+    reshard(module)
     module.train()
+    total, count = all_reduce(sums, world.group)
     return [float(ce) for ce in total / count]

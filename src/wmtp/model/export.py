@@ -1,0 +1,70 @@
+"""Trained models as folders of safetensors that other tools load."""
+
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from wmtp.data.tokenizer import load_tokenizer
+from wmtp.errors import WMTPError
+from wmtp.model.build import load_causal_lm
+from wmtp.model.modeling import MTPForCausalLM
+from wmtp.storage import new_directory
+from wmtp.train.checkpoint import resolve_model, verify
+
+
+def export_run(run: Path, output: Path, next_token_only: bool = True) -> Path:
+    """Export the newest checkpoint of a run, or a given one, once its checksums are right; returns its place."""
+    if not run.is_dir():
+        raise WMTPError(f"{run}: no such run directory")
+    location = Path(resolve_model(str(run), "export"))
+    verify(location)
+    export(location, output, next_token_only)
+    return location
+
+
+def export(location: Path, output: Path, next_token_only: bool) -> Path:
+    """Write a model, whole and in float32, and its tokenizer; returns `output`.
+
+    Args:
+        location: a checkpoint, or a folder that this function wrote.
+        next_token_only: write trunk and head 0 as a plain model of the backbone's architecture, which every tool
+            loads; else the model with all its heads, for AutoModelForCausalLM after `import wmtp.model.modeling`.
+
+    Raises:
+        WMTPError: it cannot be loaded or written, has no heads, or `output` holds something.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise WMTPError(f"{output}: there is something already; export into a new folder")
+    model = load_causal_lm(str(location), "model")
+    if not isinstance(model, MTPForCausalLM):
+        raise WMTPError(f"{location}: not a multi-token prediction model")
+    tokenizer = load_tokenizer(str(location))
+    exported = next_token_model(model) if next_token_only else model
+    try:
+        with new_directory(output) as aside:
+            exported.save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
+    except OSError as error:
+        raise WMTPError(f"{output}: cannot be written: {error}") from error
+    return output
+
+
+def next_token_model(model: MTPForCausalLM) -> PreTrainedModel:
+    """Trunk and head 0 as a model of the backbone's own class, sharing the weights."""
+    kept = model.trunk_layers + 1
+    plain = AutoModelForCausalLM.from_config(
+        _first_layers(model.config.backbone, kept), dtype=model.dtype, attn_implementation="sdpa"
+    )
+    names = plain.state_dict().keys()
+    weights = {name: value for name, value in model.state_dict().items() if name in names}
+    plain.load_state_dict(weights, assign=True)
+    plain.tie_weights()
+    assert isinstance(plain, PreTrainedModel)
+    return plain.eval()
+
+
+def _first_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
+    values = config.to_dict() | {"num_hidden_layers": layers}
+    if values.get("layer_types") is not None:
+        values["layer_types"] = values["layer_types"][:layers]
+    return type(config).from_dict(values)
