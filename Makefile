@@ -9,14 +9,14 @@ help:
 	@echo "make demo   train four arms of a small code model, run what they write, show who won"
 	@echo "make test   the test suite"
 	@echo "make check  ruff and mypy"
-	@echo "make bench  loss and step benchmarks"
+	@echo "make bench  benchmarks: loss, step, checkpoints, processes"
 
 setup: $(BIN)/.installed
 
 $(BIN)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,mlflow]'
 	@touch $@
 
 demo: setup
@@ -33,6 +33,8 @@ check: setup
 bench: setup
 	$(BIN)/python benchmarks/loss.py
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/checkpoint.py
+	$(BIN)/python benchmarks/distributed.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,14 +1,25 @@
 """The `wmtp` command. Heavy imports stand inside the commands, so that help is instant."""
 
 import sys
+import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from wmtp import __version__
 from wmtp.errors import WMTPError
 from wmtp.train.signals import Stopped
+from wmtp.train.worker import (
+    RankLost,
+    end_with_launcher,
+    is_first_process,
+    leave,
+    started_by_torchrun,
+)
+from wmtp.train.worker import (
+    report as report_end,
+)
 
 if TYPE_CHECKING:
     from wmtp.config import Config, Recipe
@@ -28,21 +39,41 @@ Consent = Annotated[bool, typer.Option("--allow-code-execution", help="Run what 
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on standard error and status 2."""
+    """Run the command line; a user's mistake is one line on standard error and status 2.
+
+    Status 1: another process was lost, repeat with --resume auto. 75: a scheduler's signal came and the run is saved.
+    """
+    end_with_launcher()
     try:
         app()
+    except SystemExit as end:
+        _leave(end.code if isinstance(end.code, int) else int(end.code is not None))
     except WMTPError as error:
-        print(f"wmtp: {error}", file=sys.stderr)
-        sys.exit(2)
+        is_lost = isinstance(error, RankLost)
+        report_end(f"wmtp: {error}", is_consequence=is_lost)
+        _leave(1 if is_lost else 2)
     except Stopped as stop:
-        print(
-            f"stopped; saved {stop.where}; repeat the command to go on (train: --resume auto)",
-            file=sys.stderr,
-        )
-        sys.exit(128 + stop.signum)
+        if is_first_process():
+            print(
+                f"stopped; saved {stop.where}; repeat the command to go on (train: --resume auto)",
+                file=sys.stderr,
+            )
+        _leave(stop.exit_status)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
+        if is_first_process():
+            print("stopped", file=sys.stderr)
+        _leave(130)
+    except Exception:
+        if not started_by_torchrun():
+            raise
+        report_end(traceback.format_exc())
+        leave(1)
+
+
+def _leave(status: int) -> NoReturn:
+    if started_by_torchrun():
+        leave(status)
+    sys.exit(status)
 
 
 def _version(wanted: bool) -> None:
@@ -53,11 +84,14 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
+    command = context.invoked_subcommand
+    if started_by_torchrun() and command != "train":
+        raise WMTPError(f"{command}: runs in one process; of all commands only train goes with torchrun")
 
 
 @app.command()
@@ -66,6 +100,12 @@ def train(
     overrides: Overrides = None,
     config: ConfigFile = None,
     resume: Annotated[str, typer.Option(help="auto, never, or a checkpoint folder.")] = "never",
+    nproc: Annotated[
+        int | None, typer.Option("--nproc", min=1, help="Processes on this machine; one per GPU.")
+    ] = None,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="With --nproc: go on after this many crashes.")
+    ] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved files and the plan.")
     ] = False,
@@ -78,13 +118,29 @@ def train(
     if dry_run:
         _dry_run(found, environment)
         return
+    if max_restarts and nproc is None:
+        raise WMTPError("--max-restarts: goes with --nproc; torchrun has an option of that name itself")
+    if nproc is not None:
+        from wmtp.train.launch import launch
+
+        again = ["train", recipe, *(overrides or []), "--resume", resume]
+        again += ["--config", str(config)] if config is not None else []
+        sys.exit(
+            launch(nproc, again, max_restarts=max_restarts, stop_timeout=environment.devices.stop_timeout)
+        )
     from wmtp.train.run import train as run_training
 
     run = Path(environment.paths.runs) / found.name
     last = run_training(found, environment, run, resume)
+    if not is_first_process():
+        return
     console().print(run_summary(run))
     print(f"saved {last}")
-    _next(f"wmtp evaluate {run} --allow-code-execution", f"wmtp report {run}")
+    _next(
+        f"wmtp evaluate {run} --allow-code-execution",
+        f"wmtp report {run}",
+        f"wmtp export {run} --output {found.name}-model",
+    )
 
 
 @app.command()
@@ -123,6 +179,7 @@ def evaluate(
     from wmtp.evaluate.runner import evaluate_run
 
     console().print(evaluation_table(evaluate_run(run, found, environment)))
+    _track(run, environment)
     _next(f"wmtp report {run}", f"wmtp generate {run} --problem 0")
 
 
@@ -173,9 +230,51 @@ def compare(
         found, environment, chosen, _seeds(seeds, found.compare.seeds), lambda line: output.print(f"· {line}")
     )
     report_path = write_comparison_report(directory)
+    _track(directory, environment)
     output.print(comparison_table(comparison))
     print(f"report: {report_path}")
     _next(f"wmtp generate {directory / comparison.arms[-1].by_seed[0].run} --problem 0")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run, or one of its checkpoints.")],
+    output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("model"),
+    next_token_only: Annotated[
+        bool,
+        typer.Option("--next-token-only", help="Without extra heads: a plain model that any tool loads."),
+    ] = False,
+) -> None:
+    """Write a model as a folder of transformers, with consolidated safetensors."""
+    from wmtp.model.export import export_run
+
+    print(f"exported {export_run(run, output, next_token_only)}: {output}")
+
+
+@app.command()
+def mlflow(
+    directory: Annotated[Path, typer.Argument(help="A run or a comparison.")], config: ConfigFile = None
+) -> None:
+    """Deliver to MLflow what a run or a comparison has recorded and MLflow does not have yet."""
+    _, environment = _load_run(directory, None, config)
+    from wmtp.tracking.deliver import deliver_all
+
+    print(deliver_all(directory, environment, print))
+
+
+@app.command()
+def register(
+    directory: Annotated[Path, typer.Argument(help="A run, or a comparison whose best arm to register.")],
+    name: Annotated[str, typer.Option(help="Registered model in MLflow.")],
+    force: Annotated[bool, typer.Option("--force", help="Make it the champion in any case.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Register a model in MLflow; a comparison's best arm becomes champion if it beats the present one."""
+    _, environment = _load_run(directory, None, config)
+    from wmtp.model.export import export_run
+    from wmtp.tracking.models import register as register_model
+
+    print(register_model(directory, name, environment, export_run, force=force))
 
 
 @app.command()
@@ -188,6 +287,8 @@ def report(directory: Annotated[Path, typer.Argument(help="A run or a comparison
         raise WMTPError(f"{directory}: no such run directory")
     is_comparison = (directory / COMPARISON_FILE).exists()
     print(write_comparison_report(directory) if is_comparison else write_run_report(directory))
+    if (directory / "recipe.yaml").exists():
+        _track(directory, _load_run(directory, None, None)[1])
 
 
 @app.command()
@@ -267,6 +368,14 @@ def _load_run(
         raise WMTPError(f"{run}: not a run directory (no recipe.yaml)")
     saved = run / "config.yaml"
     return load(run / "recipe.yaml", config or saved, [*(overrides or []), *_consent(consent)])
+
+
+def _track(directory: Path, config: "Config") -> None:
+    """Deliver to MLflow what a command has just added, if MLflow is enabled."""
+    from wmtp.tracking.tracker import Tracker
+
+    with Tracker(directory, config, live=False):
+        pass
 
 
 def _consent(given: bool) -> list[str]:

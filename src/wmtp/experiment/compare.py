@@ -28,6 +28,7 @@ from wmtp.experiment.statistics import interval, mean_interval, paired_differenc
 from wmtp.registry import did_you_mean
 from wmtp.storage import read_json, write_json, write_text
 from wmtp.tracking import MetricsLog
+from wmtp.tracking.tracker import Tracker
 from wmtp.train import checkpoint
 from wmtp.train.run import train, write_reference_scores
 from wmtp.weighting.scorers import SCORERS
@@ -94,6 +95,18 @@ def compare(
     write_text(directory / "recipe.yaml", to_yaml(recipe))
     write_text(directory / "config.yaml", to_yaml(config))
     write_json(directory / "environment.json", describe(config.devices))
+    with Tracker(directory, config):
+        return _compare(recipe, config, arms, seeds, say, directory), directory
+
+
+def _compare(
+    recipe: Recipe,
+    config: Config,
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    say: Say,
+    directory: Path,
+) -> Comparison:
     shared = _SharedData(config)
     reference = None
     if recipe.compare.reference is not None and any(arm.needs_reference for arm in arms):
@@ -111,7 +124,7 @@ def compare(
     write_comparison(comparison, directory)
     newest = {arm.name: checkpoint.checkpoints(runs[arm.name, seeds[0]])[-1] for arm in arms}
     write_heatmap(weighted_samples(arms, newest, config, shared.of(recipe)), directory)
-    return comparison, directory
+    return comparison
 
 
 class _SharedData:
@@ -147,7 +160,7 @@ def _train_reference(recipe: Recipe, config: Config, shared: _SharedData, direct
     evaluation = read_json(evaluation_path(run, learner))
     return ReferenceResult(
         pass_at_1=_pass_at_1(evaluation),
-        validation_ce=_last(run, "validation")["ce"][0],
+        validation_ce=_validation_ce(run),
         seconds=_last(run, "train")["seconds"],
         run=run.name,
     )
@@ -215,7 +228,7 @@ def _arm_result(
     own_runs = [runs[arm.name, seed] for seed in seeds]
     own_evaluations = [evaluations[arm.name, seed] for seed in seeds]
     trained = [_last(run, "train") for run in own_runs]
-    ce = [_last(run, "validation")["ce"][0] for run in own_runs]
+    ce = [_validation_ce(run) for run in own_runs]
     decoding = [e["decoding"] for e in own_evaluations if e["decoding"] is not None]
     verdicts = Counter[str]()
     for evaluation in own_evaluations:
@@ -253,6 +266,16 @@ def _conditions(recipe: Recipe, config: Config) -> dict[str, Any]:
 def _pass_at_1(evaluation: Mapping[str, Any]) -> float:
     """The share of samples that passed, mean over problems: pass@1 for any number of samples."""
     return _mean([p["passed"] / p["samples"] for p in evaluation["by_problem"]])
+
+
+def _validation_ce(run: Path) -> float:
+    """Of head 0, at the last validation."""
+    ce = _last(run, "validation")["ce"][0]
+    if ce is None:
+        raise WMTPError(
+            f"{run}: its last validation loss is not finite, so the arms cannot be compared; lower train.lr"
+        )
+    return float(ce)
 
 
 def _last(run: Path, kind: str) -> dict[str, Any]:

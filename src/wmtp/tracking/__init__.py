@@ -1,0 +1,5 @@
+"""What a run records: `metrics.jsonl` always; MLflow on top, delivered by another process."""
+
+from wmtp.tracking.metrics import MetricsLog
+
+__all__ = ["MetricsLog"]

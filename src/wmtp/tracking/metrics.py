@@ -1,0 +1,50 @@
+"""metrics.jsonl: one JSON object a line, appended as training goes."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from wmtp.storage import write_text
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends records to a run's `metrics.jsonl`; iterating gives them back as they were handed to `write`.
+
+    In the file each has a `time` as well: when it was written, in seconds since 1970.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.path = run / METRICS_FILE
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one record."""
+        append_record(self.path, record)
+
+    def rewind(self, step: int) -> None:
+        """Forget what came after `step`: a run resumed from there will write it again."""
+        kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
+        write_text(self.path, "".join(kept))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for line in self._lines():
+            record = json.loads(line)
+            record.pop("time", None)
+            yield record
+
+    def _lines(self) -> Iterator[str]:
+        if not self.path.exists():
+            return
+        with self.path.open(encoding="utf-8") as file:
+            for line in file:
+                if line.endswith("\n"):  # a killed run may leave half a line
+                    yield line
+
+
+def append_record(path: Path, record: dict[str, Any]) -> None:
+    """Append a record, and the time, to a JSONL file."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")

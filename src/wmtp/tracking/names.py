@@ -1,0 +1,73 @@
+"""What runs record, in MLflow's terms: flat names, and values that it takes."""
+
+import json
+import re
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+PARAM_LENGTH = 500
+"""What every version of MLflow's server takes; longer values are cut."""
+TAG_LENGTH = 5000
+NAME_LENGTH = 250
+
+
+def clean(name: str) -> str:
+    """A name of the characters that MLflow allows."""
+    return re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII).strip("/")[:NAME_LENGTH]
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, str]:
+    """Dotted names and printed values of a recipe's leaves."""
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= {clean(f"{key}.{inner}"): text for inner, text in flatten(value).items()}
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            flat[clean(str(key))] = text[:PARAM_LENGTH]
+    return flat
+
+
+def record_metrics(record: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a metrics record, named `kind/key`; a list has one entry per head."""
+    found: dict[str, float] = {}
+    for key, value in record.items():
+        if key in ("step", "time"):
+            continue
+        name = clean(f"{record['kind']}/{key}")
+        if isinstance(value, list):
+            found |= {f"{name}_head_{i}": float(v) for i, v in enumerate(value) if _is_number(v)}
+        elif _is_number(value):
+            found[name] = float(value)
+    return found
+
+
+def evaluation_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """pass@k, its standard error, verdicts and decoding figures of an `evaluation-<task>.json`."""
+    values: dict[str, Any] = {}
+    for k, estimate in evaluation.get("pass_at", {}).items():
+        values[f"pass_at_{k}"] = estimate["value"]
+        values[f"pass_at_{k}_stderr"] = estimate["stderr"]
+    values |= {f"verdict_{name}": count for name, count in evaluation.get("verdicts", {}).items()}
+    decoding = evaluation.get("decoding") or {}
+    values["tokens_per_forward"] = decoding.get("tokens_per_forward")
+    values |= {f"acceptance_head_{i}": share for i, share in enumerate(decoding.get("acceptance", []), 1)}
+    prefix = f"evaluation/{evaluation['task']}"
+    return {clean(f"{prefix}/{key}"): float(value) for key, value in values.items() if _is_number(value)}
+
+
+def comparison_metrics(comparison: Mapping[str, Any]) -> dict[str, float]:
+    """pass@1 and validation CE of every arm of a `comparison.json`, and its difference from the baseline."""
+    found: dict[str, float] = {}
+    for arm in comparison["arms"]:
+        for figure in ("pass_at_1", "difference", "validation_ce"):
+            for part, value in (arm[figure] or {}).items():
+                name = figure if part == "value" else f"{figure}_{part}"
+                if _is_number(value):
+                    found[clean(f"arms/{arm['name']}/{name}")] = float(value)
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
