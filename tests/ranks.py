@@ -9,6 +9,27 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from wmtp.config import Recipe, override
+
+RECIPE = override(
+    Recipe(),
+    {
+        "model.hidden_size": 32,
+        "model.layers": 2,
+        "model.heads": 3,
+        "model.attention_heads": 2,
+        "model.init_std": 0.1,
+        "data.sequence_length": 48,
+        "train.batch_size": 8,
+        "train.algo": "rho1-wmtp",
+        "train.lr": 0.003,
+        "train.warmup_steps": 5,
+        "train.log_every": 1,
+    },
+    "test",
+)
+"""Small enough to be trained on several processes of a test."""
+
 
 def run_on_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
     """What `function(group, rank, *args)` returns on every rank; it must be importable, its result savable."""

@@ -48,7 +48,8 @@ except SystemExit: sys.exit("torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    for command in ("train", "score", "evaluate", "generate", "compare", "report", "inspect", "ls", "env"):
+    listed = "train score evaluate generate compare report inspect export mlflow register ls env"
+    for command in listed.split():
         assert f" {command} " in done.stdout
 
 
@@ -58,6 +59,17 @@ except SystemExit: sys.exit("torch" in sys.modules)
         (["train", "demoo"], "recipe 'demoo': no such file or shipped recipe; did you mean 'demo'?"),
         (["train", "demo", "train.stepz=3"], "unknown key 'train.stepz'; did you mean 'steps'?"),
         (["train", "demo", "--config", "gone.yaml"], "gone.yaml: no such file"),
+        (["train", "demo", "--max-restarts", "2"], "--max-restarts: goes with --nproc"),
+        (
+            ["train", "demo", "devices.mesh={replicate: 2, shard: 2}"],
+            "devices.mesh: one process cannot shard",
+        ),
+        (
+            ["train", "demo", "devices.parallel=ddp", "devices.cpu_offload=true"],
+            "cpu_offload shards the model; it goes with parallel fsdp or auto, not ddp",
+        ),
+        (["export", "gone"], "gone: no such run directory"),
+        (["mlflow", "gone"], "gone: not a run directory"),
         (["compare", "demo", "--arms", "uniform,rho2"], "unknown arm 'rho2'; did you mean 'rho1'?"),
         (["compare", "demo", "--seeds", "x"], "--seeds x: should be a number of seeds, or seeds like 0,1,7"),
         (

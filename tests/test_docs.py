@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from wmtp.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUN_PAGES = ["distributed.md", "mlflow.md"]
+"""Pages beside the README whose commands are for reading from top to bottom."""
 SMALL = [
     "model.hidden_size=32",
     "model.layers=2",
@@ -38,7 +41,7 @@ def blocks(page: Path, *languages: str) -> list[str]:
 def commands(page: Path) -> list[list[str]]:
     """Command lines of a page, as words."""
     lines = [line for block in blocks(page, "", "sh") for line in block.splitlines()]
-    known = ("wmtp ", "make ", ".venv/bin/")
+    known = ("wmtp ", "torchrun ", "make ", ".venv/bin/")
     return [shlex.split(line, comments=True) for line in lines if line.startswith(known)]
 
 
@@ -48,6 +51,29 @@ def run_wmtp(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as left:
         main()
     assert not left.value.code, words
+
+
+def run_torchrun(words: list[str]) -> None:
+    """As many launchers as the command is for machines, with a process each where there are several."""
+    nodes = int(words[words.index("--nnodes") + 1]) if "--nnodes" in words else 1
+    if nodes > 1:
+        words[words.index("--nproc-per-node") + 1] = "1"
+    words = [word.replace("HOST:29500", f"localhost:{free_port()}") for word in words]
+    command = [sys.executable, "-m", "torch.distributed.run", *words[1:], *SMALL]
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(nodes)
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        port: int = found.getsockname()[1]
+        return port
 
 
 def test_every_wmtp_command_of_the_readme_runs_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +89,18 @@ def test_every_wmtp_command_of_the_readme_runs_in_its_order(monkeypatch: pytest.
     assert Path("weights.html").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN_PAGES)
+def test_every_command_of_a_page_runs_in_its_order(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = [words for words in commands(ROOT / "docs" / page) if words[0] in ("wmtp", "torchrun")]
+    assert own
+    for words in own:
+        if words[0] == "wmtp":
+            run_wmtp(words, monkeypatch)
+        else:
+            run_torchrun(words)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_other_command_is_one_that_exists(page: Path) -> None:
     for words in commands(page):
@@ -75,7 +113,7 @@ def test_every_other_command_is_one_that_exists(page: Path) -> None:
         elif words[0].startswith(".venv/bin/"):
             assert shutil.which(Path(words[0]).name, path=str(Path(sys.executable).parent)), words
         else:
-            assert page.name == "README.md", f"{page.name}: {words} is not covered by the test above"
+            assert page.name in ("README.md", *RUN_PAGES), f"{words} is not covered by the tests above"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -4,7 +4,19 @@ from pathlib import Path
 import pytest
 
 from wmtp.errors import WMTPError
-from wmtp.storage import new_directory, read_json, sha256_text, write_json, write_text
+from wmtp.storage import (
+    directories,
+    mend,
+    new_directory,
+    point,
+    publish,
+    read_json,
+    remove,
+    sha256_text,
+    unfinished,
+    write_json,
+    write_text,
+)
 from wmtp.tracking import MetricsLog
 
 
@@ -29,6 +41,57 @@ def test_a_directory_appears_when_it_is_complete(tmp_path: Path) -> None:
     with new_directory(path) as aside:
         (aside / "b").write_text("3")
     assert [p.name for p in path.iterdir()] == ["b"]
+
+
+def fill(path: Path, text: str) -> None:
+    unfinished(path).mkdir()
+    (unfinished(path) / "a").write_text(text)
+
+
+def test_a_directory_is_published_removed_and_pointed_at(tmp_path: Path) -> None:
+    assert directories(tmp_path / "nowhere") == []
+    path, pointer = tmp_path / "d", tmp_path / "latest"
+    for text in ("1", "2"):
+        fill(path, text)
+        publish(path)
+        point(pointer, path)
+        assert (pointer / "a").read_text() == text
+    assert directories(tmp_path) == [path]
+    point(pointer, None)
+    remove(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_cannot_be_published_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, rename = tmp_path / "d", Path.rename
+    fill(path, "1")
+    publish(path)
+    fill(path, "2")
+
+    def fail(self: Path, target: Path) -> Path:
+        if self == unfinished(path):
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        publish(path)
+    assert (path / "a").read_text() == "1"
+    assert directories(tmp_path) == [path]
+
+
+def test_what_a_kill_left_is_mended(tmp_path: Path) -> None:
+    for name in ("replaced", ".replaced.old", ".gone.old", ".half.partial", ".away.removed", ".neighbour"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "name").write_text(name)
+    (tmp_path / ".latest.new").symlink_to("nowhere")
+    for _ in range(2):
+        mend(tmp_path)
+        assert sorted(p.name for p in tmp_path.iterdir()) == [".neighbour", "gone", "replaced"]
+    assert (tmp_path / "gone" / "name").read_text() == ".gone.old"
+    assert (tmp_path / "replaced" / "name").read_text() == "replaced"
 
 
 def test_json(tmp_path: Path) -> None:

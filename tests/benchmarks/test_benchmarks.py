@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -31,3 +33,21 @@ def test_step_benchmark_measures_every_variant(tmp_path):
     assert len(results) == 5
     assert results["uniform MTP"]["ratio"] == 1
     assert all(row["seconds"] > 0 and name in printed for name, row in results.items())
+
+
+def test_checkpoint_benchmark_measures_both_ways_of_saving(tmp_path):
+    arguments = ("--quick", "--saves", "1", "--device", "cpu", "--json", str(tmp_path / "checkpoint.json"))
+    printed = run("checkpoint.py", *arguments)
+    results = json.loads((tmp_path / "checkpoint.json").read_text())
+    assert [result["background"] for result in results] == [True, False]
+    assert all(result["step"] > 0 and result["blocked"] > 0 for result in results)
+    assert "in the background" in printed
+
+
+@pytest.mark.slow
+def test_distributed_benchmark_measures_every_layout(tmp_path):
+    printed = run("distributed.py", "--quick", "--json", str(tmp_path / "distributed.json"))
+    results = json.loads((tmp_path / "distributed.json").read_text())
+    assert results["1 process"]["ratio"] == 1
+    assert len(results) == 3
+    assert all(result["tokens_per_second"] > 0 and name in printed for name, result in results.items())

@@ -154,8 +154,16 @@ def test_changed_data_is_refused() -> None:
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:
-    with pytest.raises(WMTPError, match=r"train\.batch_size 8 does not divide into 3 ranks"):
+    expected = r"train\.batch_size 8 does not divide among 3 processes; use a multiple of 3"
+    with pytest.raises(WMTPError, match=expected):
         loader(world_size=3)
+
+
+@pytest.mark.parametrize(("world_size", "micro", "sizes"), [(2, 3, [3, 1]), (4, 8, [2]), (8, 2, [1])])
+def test_micro_batches_fit_into_a_ranks_share(world_size: int, micro: int, sizes: list[int]) -> None:
+    parts = [next(loader(world_size, rank, micro)) for rank in range(world_size)]
+    assert all([len(batch.ids) for batch in part] == sizes for part in parts)
+    assert [row for part in parts for row in rows_of(part)] == rows_of(next(loader(micro=8)))
 
 
 def test_in_order_reads_every_document_once() -> None:
@@ -164,3 +172,12 @@ def test_in_order_reads_every_document_once() -> None:
         k for batch in in_order(dataset, 16, 1) for row in batch.token_keys.tolist() for k in row if k >= 0
     ]
     assert sorted(keys) == list(range(22))
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+def test_in_order_gives_ranks_equally_many_batches_and_each_document_once(world_size: int) -> None:
+    dataset = dataset_of([4, 7, 2, 9, 12, 3, 16, 5])
+    parts = [list(in_order(dataset, 16, 1, rank=r, world_size=world_size)) for r in range(world_size)]
+    assert len({len(part) for part in parts}) == 1
+    keys = [k for part in parts for row in rows_of(part) for k in row if k >= 0]
+    assert sorted(keys) == list(range(58))

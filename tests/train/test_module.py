@@ -16,7 +16,10 @@ from wmtp.data.corpus import load_data
 from wmtp.data.loader import Batch, Loader
 from wmtp.errors import WMTPError
 from wmtp.model.build import build_model
+from wmtp.train.distributed import World
 from wmtp.train.module import WeightedMTP
+from wmtp.train.state import Counters
+from wmtp.train.trainer import Trainer
 
 Make = Callable[..., Recipe]
 
@@ -139,17 +142,15 @@ def test_loss_and_gradients_are_those_of_the_definition(name: str, parts: Any) -
 )
 @pytest.mark.parametrize("micro", [1, 2, 4])
 def test_micro_batches_give_the_step_of_one_batch(changes: dict[str, Any], micro: int, parts: Any) -> None:
-    from wmtp.train.trainer import Trainer
-
     whole, (batch,) = parts(**changes)
     split, batches = parts(**changes, **{"train.micro_batch_size": micro})
     assert len(batches) == 8 // micro
     step = object.__new__(Trainer)
-    from wmtp.train.trainer import Counters
-
+    step.world = World(torch.device("cpu"))
     results = []
     for module, own in ((whole, [batch]), (split, batches)):
-        step.module, step.group, step.counters = module, None, Counters(step=3)
+        step.module = step.parallel = module
+        step.counters = Counters(step=3)
         outputs = step._forward_backward(own)
         gradients = [p.grad for p in module.model.parameters()]
         results.append((sum(float(o.loss.detach()) for o in outputs), gradients))

@@ -9,29 +9,17 @@ import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
-from ranks import run_on_ranks
-from wmtp.config import Recipe, override
+from ranks import RECIPE, run_on_ranks
+from wmtp.config import override
 from wmtp.data.dataset import Document, tokenise
 from wmtp.data.loader import Loader
 from wmtp.data.tokenizer import train_tokenizer
 from wmtp.model.build import build_model
+from wmtp.train.distributed import World
 from wmtp.train.module import WeightedMTP
-from wmtp.train.trainer import Counters, Trainer
+from wmtp.train.state import Counters
+from wmtp.train.trainer import Trainer
 
-RECIPE = override(
-    Recipe(),
-    {
-        "model.hidden_size": 32,
-        "model.layers": 2,
-        "model.heads": 3,
-        "model.attention_heads": 2,
-        "model.init_std": 0.1,
-        "data.sequence_length": 48,
-        "train.batch_size": 8,
-        "train.algo": "rho1-wmtp",
-    },
-    "test",
-)
 CASES = [
     {},
     {"loss.mode": "skip"},
@@ -64,7 +52,8 @@ def step(
         build_model(recipe, tokenizer).double(), recipe, compute_dtype=torch.float64, group=group
     )
     trainer = object.__new__(Trainer)
-    trainer.module, trainer.group, trainer.counters = module, group, Counters()
+    trainer.module = trainer.parallel = module
+    trainer.world, trainer.counters = World(torch.device("cpu"), group=group), Counters()
     loss = torch.stack([o.loss.detach() for o in trainer._forward_backward(next(loader))]).sum()
     gradients = {name: p.grad for name, p in module.model.named_parameters() if p.grad is not None}
     if group is not None:

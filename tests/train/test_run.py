@@ -1,6 +1,7 @@
 """Training as a user meets it: runs, checkpoints, resuming, and what can go wrong."""
 
 import json
+import math
 import os
 import resource
 import signal
@@ -13,15 +14,19 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from wmtp.config import Config, Recipe, override, to_yaml
 from wmtp.data.corpus import load_data
 from wmtp.errors import WMTPError
 from wmtp.tracking import MetricsLog
 from wmtp.train import checkpoint
+from wmtp.train.assemble import load_learner
+from wmtp.train.distributed import World
+from wmtp.train.module import WeightedMTP
 from wmtp.train.optim import learning_rate
 from wmtp.train.run import plan, train, write_reference_scores
+from wmtp.train.state import Counters
+from wmtp.train.validation import validation_ce
 
 Make = Callable[..., Recipe]
 
@@ -30,6 +35,14 @@ def trajectory(run: Path) -> list[tuple[Any, ...]]:
     """What must be the same in two runs: everything but times and memory."""
     timed = ("seconds", "tokens_per_second", "memory_mib")
     return [tuple((k, str(v)) for k, v in record.items() if k not in timed) for record in MetricsLog(run)]
+
+
+def tensors(saved: Path, part: checkpoint.Part) -> dict[str, torch.Tensor]:
+    """All that a checkpoint holds of one part."""
+    like = {n: torch.zeros(size) for n, size in checkpoint.tensor_names(saved, part).items()}
+    like |= {n: torch.zeros_like(t, dtype=torch.uint8) for n, t in like.items() if n.startswith("rng.")}
+    checkpoint.load_tensors(saved, part, like)
+    return like
 
 
 def reference(make_recipe: Make, config: Config, tmp_path: Path) -> tuple[Path, Path]:
@@ -56,8 +69,8 @@ def test_a_run_directory_holds_what_it_should(make_recipe: Make, config: Config,
     losses = [r["loss"] for r in records if r["kind"] == "train"]
     assert losses[-1] < losses[0]
     assert [c.name for c in checkpoint.checkpoints(run)] == ["step-00000003", "step-00000006"]
-    loaded = AutoModelForCausalLM.from_pretrained(last)
-    assert loaded.config.heads == 3
+    assert (run / "checkpoints" / "latest").resolve() == last.resolve()
+    assert load_learner(last).config.heads == 3
 
 
 @pytest.mark.parametrize("changes", [{}, {"train.algo": "rho1-wmtp", "train.control": "shuffled"}])
@@ -74,9 +87,10 @@ def test_resuming_gives_the_uninterrupted_run(
     newest.rename(tmp_path / "away")
     train(recipe, config, tmp_path / "stopped", resume="auto")
     assert trajectory(tmp_path / "stopped") == trajectory(tmp_path / "whole")
-    for name in ("model.safetensors",):
-        again = (checkpoint.checkpoints(tmp_path / "stopped")[-1] / name).read_bytes()
-        assert again == (tmp_path / "away" / name).read_bytes()
+    again = checkpoint.checkpoints(tmp_path / "stopped")[-1]
+    for part in ("model", "training"):
+        for name, tensor in tensors(again, part).items():
+            assert torch.equal(tensor, tensors(tmp_path / "away", part)[name]), name
     before = trajectory(tmp_path / "stopped")
     train(recipe, config, tmp_path / "stopped", resume="auto")
     assert trajectory(tmp_path / "stopped") == before
@@ -94,9 +108,9 @@ def test_a_run_stopped_between_saving_and_validating_validates_on_resuming(
     assert trajectory(run) == whole
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGUSR1, os.EX_TEMPFAIL)])
 def test_a_signal_saves_and_leaves_a_resumable_run(
-    signum: signal.Signals, make_recipe: Make, config: Config, tmp_path: Path
+    signum: signal.Signals, status: int, make_recipe: Make, config: Config, tmp_path: Path
 ) -> None:
     recipe = make_recipe(**{"train.steps": 100000, "train.save_every": 100000, "name": "long"})
     (tmp_path / "r.yaml").write_text(to_yaml(recipe))
@@ -112,7 +126,7 @@ def test_a_signal_saves_and_leaves_a_resumable_run(
         time.sleep(0.1)
     process.send_signal(signum)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signum
+    assert process.returncode == status
     assert "saved" in errors
     assert "Traceback" not in errors
     (saved,) = checkpoint.checkpoints(metrics.parent)
@@ -143,16 +157,22 @@ def test_changed_data_is_not_resumed(make_recipe: Make, config: Config, tmp_path
         train(recipe, config, tmp_path / "run", resume="auto")
 
 
-def test_a_damaged_checkpoint_is_refused(make_recipe: Make, config: Config, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_refused_or_the_one_before_taken(
+    make_recipe: Make, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = make_recipe()
     last = train(recipe, config, tmp_path / "run")
-    content = bytearray((last / "model.safetensors").read_bytes())
-    content[-5] ^= 1
-    (last / "model.safetensors").write_bytes(content)
-    with pytest.raises(WMTPError, match=r"damaged: model\.safetensors is not what was saved"):
-        train(recipe, config, tmp_path / "run", resume="auto")
-    earlier = str(checkpoint.checkpoints(tmp_path / "run")[0])
-    train(recipe, config, tmp_path / "run", resume=earlier)
+    whole = trajectory(tmp_path / "run")
+    (shard,) = (last / "model").glob("*.distcp")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(WMTPError, match=rf"damaged: model/{shard.name} is not what was saved"):
+        train(recipe, config, tmp_path / "run", resume=str(last))
+    train(recipe, config, tmp_path / "run", resume="auto")
+    assert "step-00000006 is damaged" in capsys.readouterr().err
+    assert trajectory(tmp_path / "run") == whole
+    checkpoint.verify(last)
 
 
 def test_a_foreign_checkpoint_is_refused(make_recipe: Make, config: Config, tmp_path: Path) -> None:
@@ -160,7 +180,7 @@ def test_a_foreign_checkpoint_is_refused(make_recipe: Make, config: Config, tmp_
     with pytest.raises(WMTPError, match=r"foreign: not a WMTP checkpoint \(no manifest\.json\)"):
         train(make_recipe(), config, tmp_path / "run", resume=str(tmp_path / "foreign"))
     (tmp_path / "foreign" / "manifest.json").write_text("[]")
-    with pytest.raises(WMTPError, match="not a WMTP checkpoint of format 1"):
+    with pytest.raises(WMTPError, match="not a WMTP checkpoint of format 2"):
         train(make_recipe(), config, tmp_path / "run", resume=str(tmp_path / "foreign"))
     with pytest.raises(WMTPError, match="--resume nowhere: should be auto, never or a checkpoint folder"):
         train(make_recipe(), config, tmp_path / "run", resume="nowhere")
@@ -183,7 +203,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(
             train(recipe, config, run, resume="auto")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert [p.name for p in (run / "checkpoints").iterdir()] == [before.name]
+    assert [p.name for p in (run / "checkpoints").glob("*step*")] == [before.name]
     train(recipe, config, run, resume="auto")
     assert len(checkpoint.checkpoints(run)) == 2
 
@@ -319,3 +339,24 @@ def test_an_empty_data_set_is_refused(make_recipe: Make, config: Config, tmp_pat
     sums.write_text("")
     with pytest.raises(WMTPError, match="holds no rows"):
         train(make_recipe(), config, tmp_path / "run")
+
+
+def test_a_broken_model_does_not_look_better(make_recipe: Make, config: Config, tmp_path: Path) -> None:
+    """An embedding that is NaN for a token which only validation data hold must not count as a loss of 0."""
+    data = load_data(make_recipe(), Path(config.paths.cache))
+    from wmtp.model.build import build_model
+
+    model = build_model(make_recipe(), data.tokenizer)
+    module = WeightedMTP(model, make_recipe(), compute_dtype=torch.float32)
+    world = World(torch.device("cpu"))
+    whole = validation_ce(module, data.validation, world, lambda: None)
+    assert all(math.isfinite(ce) for ce in whole)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[int(data.validation.tokens[3])] = torch.nan
+    assert all(math.isnan(ce) for ce in validation_ce(module, data.validation, world, lambda: None))
+    counters = Counters(step=5)
+    counters.validated(math.nan)
+    assert counters.best_validation_ce is None
+    counters.validated(2.0)
+    counters.validated(math.nan)
+    assert (counters.best_validation_ce, counters.best_step) == (2.0, 5)
