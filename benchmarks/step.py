@@ -9,7 +9,6 @@ import json
 import platform
 import statistics
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,13 +16,11 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
+from trainers import lone_trainer, random_documents, step_seconds, word_tokenizer
 from wmtp.config import DevicesConfig, Recipe, override
 from wmtp.data.dataset import TokenDataset
-from wmtp.data.loader import Loader
 from wmtp.environment import choose_device, choose_dtype, processor_name
 from wmtp.model.build import build_model
 from wmtp.train.module import WeightedMTP
@@ -57,7 +54,7 @@ def main() -> None:
         times: dict[str, list[float]] = {name: [] for name in trainers}
         for repeat in range(arguments.repeats + 2):
             for name, trainer in trainers.items():
-                seconds = _step_seconds(trainer, device)
+                seconds = step_seconds(trainer)
                 if repeat >= 2:
                     times[name].append(seconds)
     base = times["uniform MTP"]
@@ -107,8 +104,7 @@ def _arguments() -> argparse.Namespace:
 def _trainers(
     arguments: argparse.Namespace, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> dict[str, Trainer]:
-    words = Tokenizer(WordLevel({f"token {i}": i for i in range(arguments.vocab_size)}))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="token 0", pad_token="token 1")
+    tokenizer = word_tokenizer(arguments.vocab_size)
     base = override(
         Recipe(),
         {
@@ -123,7 +119,7 @@ def _trainers(
         },
         "benchmark",
     )
-    dataset = _random_documents(arguments)
+    dataset = random_documents(8 * arguments.batch_size, arguments.sequence_length, arguments.vocab_size)
     scores = np.random.default_rng(1).exponential(3, len(dataset.tokens)).astype(np.float16)
     return {
         name: _trainer(
@@ -131,14 +127,6 @@ def _trainers(
         )
         for name, changes in VARIANTS.items()
     }
-
-
-def _random_documents(arguments: argparse.Namespace) -> TokenDataset:
-    """Documents that fill their rows, all supervised."""
-    length, count = arguments.sequence_length, 8 * arguments.batch_size
-    tokens = np.random.default_rng(0).integers(0, arguments.vocab_size, length * count, dtype=np.int32)
-    offsets = np.arange(0, len(tokens) + 1, length, dtype=np.int64)
-    return TokenDataset(tokens, np.ones(len(tokens), dtype=np.bool_), offsets, np.arange(count), "random")
 
 
 def _trainer(
@@ -156,26 +144,7 @@ def _trainer(
         one_head = override(recipe, {"model.heads": 1}, "reference")
         reference = build_model(one_head, tokenizer).eval().requires_grad_(False)
     module = WeightedMTP(build_model(recipe, tokenizer), recipe, compute_dtype=dtype, reference=reference)
-    loader = Loader(
-        dataset,
-        sequence_length=recipe.data.sequence_length,
-        batch_size=recipe.train.batch_size,
-        micro_batch_size=recipe.train.rows_at_once,
-        seed=0,
-        reference_ce=None if live_reference else scores,
-    )
-    return Trainer(module, loader, dataset, tokenizer, folder, device)
-
-
-def _step_seconds(trainer: Trainer, device: torch.device) -> float:
-    batches = [batch.to(device) for batch in next(trainer.loader)]
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    trainer._step(batches)
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started
+    return lone_trainer(module, dataset, tokenizer, folder, device, None if live_reference else scores)
 
 
 if __name__ == "__main__":
