@@ -1,8 +1,15 @@
-"""Weighted cross-entropy of a linear layer over the vocabulary, without its logits.
+"""Weighted cross-entropy of a linear layer over the vocabulary, and statistics of its tokens, without its logits.
 
-`reference` is the definition in plain torch, `chunked` the same functions with one chunk of logits alive.
+`reference` is the definition in plain torch, `chunked` and `statistics` the same functions with one chunk of
+logits alive.
 """
 
 from wmtp.loss.chunked import linear_cross_entropy_per_token, weighted_linear_cross_entropy
+from wmtp.loss.statistics import TokenStatistics, linear_token_statistics
 
-__all__ = ["linear_cross_entropy_per_token", "weighted_linear_cross_entropy"]
+__all__ = [
+    "TokenStatistics",
+    "linear_cross_entropy_per_token",
+    "linear_token_statistics",
+    "weighted_linear_cross_entropy",
+]

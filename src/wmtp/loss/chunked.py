@@ -18,6 +18,8 @@ from torch.autograd.function import once_differentiable
 
 # Half-precision logits pass through float32 in a buffer; on a CPU, of a size that stays in the cache.
 _CPU_BUFFER_BYTES = 8 * 2**20
+# Entropies need a buffer beside the probabilities; on a GPU, of a size that outweighs starting the kernels.
+_GPU_BUFFER_BYTES = 64 * 2**20
 # Rows of half-precision gradients that pass through float32 at a time.
 _GRADIENT_BLOCK_ROWS = 4096
 
@@ -82,9 +84,9 @@ def linear_cross_entropy_per_token(
         [N] float32 (float64 if `hidden` is), NaN outside `where`.
     """
     assert targets.shape == hidden.shape[:1]
-    ce = _not_computed(hidden)
-    for rows, _, logits in _chunks(hidden, unembedding.to(hidden.dtype), where, chunk_size):
-        ce[rows] = _cross_entropy_(logits, targets[rows])
+    ce = not_computed(hidden)
+    for rows, _, logits in chunks(hidden, unembedding.to(hidden.dtype), where, chunk_size):
+        ce[rows] = cross_entropy_(logits, targets[rows])
     return ce
 
 
@@ -93,7 +95,7 @@ class _WeightedLinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, unembedding: Tensor, targets: Tensor, weights: Tensor, chunk_size: int
     ) -> tuple[Tensor, Tensor]:
-        ce = _not_computed(hidden)
+        ce = not_computed(hidden)
         matrix = unembedding.to(hidden.dtype)
         # Gradients are computed for weights of at most 1 and scaled back by the backward pass: weights that
         # contain the denominator of a large batch would underflow in float16.
@@ -102,8 +104,8 @@ class _WeightedLinearCrossEntropy(torch.autograd.Function):
         needs_hidden, needs_unembedding = ctx.needs_input_grad[:2]
         grad_hidden = torch.zeros_like(hidden) if needs_hidden else None
         grad_unembedding = torch.zeros_like(unembedding, dtype=ce.dtype) if needs_unembedding else None
-        for rows, hidden_rows, logits in _chunks(hidden, matrix, weights != 0, chunk_size):
-            ce[rows] = _cross_entropy_(logits, targets[rows], weights[rows] / scale)
+        for rows, hidden_rows, logits in chunks(hidden, matrix, weights != 0, chunk_size):
+            ce[rows] = cross_entropy_(logits, targets[rows], weights[rows] / scale)
             if grad_hidden is not None:
                 grad_hidden[rows] = logits @ matrix
             if grad_unembedding is not None:
@@ -132,7 +134,7 @@ class _WeightedLinearCrossEntropy(torch.autograd.Function):
         return grad_hidden, grad_unembedding, None, None, None
 
 
-def _chunks(
+def chunks(
     hidden: Tensor, matrix: Tensor, where: Tensor | None, chunk_size: int
 ) -> Iterator[tuple[slice | Tensor, Tensor, Tensor]]:
     """Goes through the rows inside `where`: what selects a chunk of them, hidden[selected], their logits.
@@ -151,13 +153,18 @@ def _chunks(
         yield selected, rows, torch.mm(rows, matrix.t(), out=buffer[: stop - start])
 
 
-def _cross_entropy_(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """CE [n] of logits [n, V], which become w · (softmax - onehot) if there are weights [n], else scratch."""
-    ce = _not_computed(logits)
+def cross_entropy_(
+    logits: Tensor, targets: Tensor, weights: Tensor | None = None, entropy: Tensor | None = None
+) -> Tensor:
+    """CE [n] of logits [n, V], which become w · (softmax - onehot) if there are weights [n], else scratch.
+
+    If there is an `entropy` [n], of the dtype of CE, it becomes the softmax's.
+    """
+    ce = not_computed(logits)
     is_half = ce.dtype != logits.dtype
     block_rows = len(logits)
     if is_half and logits.device.type == "cpu":
-        block_rows = min(block_rows, max(1, _CPU_BUFFER_BYTES // (logits.shape[1] * ce.itemsize)))
+        block_rows = min(block_rows, _rows_in(_CPU_BUFFER_BYTES, logits.shape[1] * ce.itemsize))
     buffer = logits.new_empty(block_rows if is_half else 0, logits.shape[1], dtype=ce.dtype)
     for start in range(0, len(logits), block_rows):
         rows = slice(start, start + block_rows)
@@ -167,13 +174,33 @@ def _cross_entropy_(logits: Tensor, targets: Tensor, weights: Tensor | None = No
         target_logits = exact.gather(1, targets[rows, None]).squeeze(1)  # which refuses negative indices
         largest = exact.amax(1)
         totals = exact.sub_(largest[:, None]).exp_().sum(1)
-        ce[rows] = largest - target_logits + totals.log()
+        log_totals = totals.log()
+        ce[rows] = largest - target_logits + log_totals
+        if entropy is not None:
+            entropy[rows] = log_totals - _x_log_x(exact) / totals
         if weights is not None:
             exact.mul_((weights[rows] / totals)[:, None])
             exact[target] -= weights[rows]
             if is_half:
                 block.copy_(exact)
     return ce
+
+
+def _x_log_x(x: Tensor) -> Tensor:
+    """Σ x log x of every row of x [n, V] in [0, 1]: never above 0, and 0 log 0 = 0 to within 1e-35."""
+    limit = _CPU_BUFFER_BYTES if x.device.type == "cpu" else _GPU_BUFFER_BYTES
+    rows = min(len(x), _rows_in(limit, 2 * x.shape[1] * x.itemsize))
+    factors, logs = x.new_empty(2, rows, x.shape[1])
+    smallest = torch.finfo(x.dtype).tiny  # with subnormal numbers a product takes several times longer
+    sums = []
+    for block in x.split(rows):
+        factor = torch.clamp(block, min=smallest, out=factors[: len(block)])
+        sums.append(torch.log(factor, out=logs[: len(block)]).mul_(factor).sum(1))
+    return torch.cat(sums)
+
+
+def _rows_in(limit_bytes: int, row_bytes: int) -> int:
+    return max(1, limit_bytes // row_bytes)
 
 
 def _add_product_(total: Tensor, dlogits: Tensor, rows: Tensor) -> None:
@@ -186,7 +213,7 @@ def _add_product_(total: Tensor, dlogits: Tensor, rows: Tensor) -> None:
         total[block].add_(dlogits[:, block].t() @ rows)
 
 
-def _not_computed(rows: Tensor) -> Tensor:
+def not_computed(rows: Tensor) -> Tensor:
     """NaN for every row, in the dtype that CE has for such rows."""
     return rows.new_full(rows.shape[:1], torch.nan, dtype=torch.promote_types(rows.dtype, torch.float32))
 

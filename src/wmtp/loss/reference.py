@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from wmtp.loss.statistics import TokenStatistics
+
 
 def weighted_linear_cross_entropy(
     hidden: Tensor, unembedding: Tensor, targets: Tensor, weights: Tensor
@@ -46,11 +48,59 @@ def linear_cross_entropy_per_token(
     return _scatter(_cross_entropy(hidden[kept], unembedding, targets[kept]), kept)
 
 
+@torch.enable_grad()
+def linear_token_statistics(
+    hidden: Tensor,
+    unembedding: Tensor,
+    targets: Tensor,
+    *,
+    where: Tensor | None = None,
+    entropy: bool = False,
+    gradient_norm: bool = False,
+    clean_gradient: Tensor | None = None,
+) -> TokenStatistics:
+    """Statistics of every token, without gradient; CE always. The gradients are those that autograd finds.
+
+    Args:
+        hidden: [N, D] floating point.
+        unembedding: [V, D] floating point.
+        targets: [N] int64, in [0, V) inside `where`.
+        where: [N] bool, the rows to compute; all of them if None.
+        entropy: whether to compute it.
+        gradient_norm: whether to compute it.
+        clean_gradient: [V, D] floating point, what the gradients are compared with; None for no alignment.
+    """
+    kept = torch.ones_like(targets, dtype=torch.bool) if where is None else where
+    hidden, unembedding = hidden.detach()[kept].requires_grad_(), unembedding.detach().requires_grad_()
+    ce = _cross_entropy(hidden, unembedding, targets[kept])
+    entropies = norms = alignments = None
+    if entropy:
+        entropies = torch.special.entr(_logits(hidden, unembedding).softmax(1)).sum(1)
+    if gradient_norm:
+        norms = _gradient(ce.sum(), hidden).norm(dim=1)
+    if clean_gradient is not None:
+        alignments = torch.zeros_like(ce)
+        for n, ce_n in enumerate(ce):
+            alignments[n] = (_gradient(ce_n, unembedding) * clean_gradient).sum()
+    results = (None if x is None else _scatter(x.detach(), kept) for x in (entropies, norms, alignments))
+    return TokenStatistics(_scatter(ce.detach(), kept), *results)
+
+
 def _cross_entropy(hidden: Tensor, unembedding: Tensor, targets: Tensor) -> Tensor:
     with torch.autocast(hidden.device.type, enabled=False):
+        return functional.cross_entropy(_logits(hidden, unembedding), targets, reduction="none")
+
+
+def _logits(hidden: Tensor, unembedding: Tensor) -> Tensor:
+    with torch.autocast(hidden.device.type, enabled=False):
         logits = hidden @ unembedding.to(hidden.dtype).t()
-        logits = logits.to(torch.promote_types(hidden.dtype, torch.float32))
-        return functional.cross_entropy(logits, targets, reduction="none")
+        return logits.to(torch.promote_types(hidden.dtype, torch.float32))
+
+
+def _gradient(value: Tensor, of: Tensor) -> Tensor:
+    with torch.autocast(of.device.type, enabled=False):
+        (gradient,) = torch.autograd.grad(value, of, retain_graph=True)
+        return gradient.to(value.dtype)
 
 
 def _scatter(values: Tensor, kept: Tensor) -> Tensor:
