@@ -1,0 +1,55 @@
+"""Config (environment) and Recipe (experiment), read, merged and validated once, here, without torch."""
+
+from wmtp.config.base import Section
+from wmtp.config.data import DataConfig, FieldsConfig, ModelConfig, PythonSourceConfig, TinycodeConfig
+from wmtp.config.environment import Config, DevicesConfig, MeshConfig, MLflowConfig, PathsConfig
+from wmtp.config.files import changed_keys, load, override, to_dict, to_yaml
+from wmtp.config.recipe import (
+    ALGORITHMS,
+    CONTROLS,
+    CompareConfig,
+    EvaluateConfig,
+    Recipe,
+    TrainConfig,
+)
+from wmtp.config.weighting import (
+    CriticConfig,
+    LossConfig,
+    Mode,
+    Rho1Config,
+    Schedule,
+    ScheduleConfig,
+    WeightConfig,
+)
+
+__all__ = [
+    "ALGORITHMS",
+    "CONTROLS",
+    "CompareConfig",
+    "Config",
+    "CriticConfig",
+    "DataConfig",
+    "DevicesConfig",
+    "EvaluateConfig",
+    "FieldsConfig",
+    "LossConfig",
+    "MLflowConfig",
+    "MeshConfig",
+    "Mode",
+    "ModelConfig",
+    "PathsConfig",
+    "PythonSourceConfig",
+    "Recipe",
+    "Rho1Config",
+    "Schedule",
+    "ScheduleConfig",
+    "Section",
+    "TinycodeConfig",
+    "TrainConfig",
+    "WeightConfig",
+    "changed_keys",
+    "load",
+    "override",
+    "to_dict",
+    "to_yaml",
+]

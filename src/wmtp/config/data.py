@@ -1,0 +1,101 @@
+"""What is learnt from, and by which model."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from wmtp.config.base import Fraction, NonNegative, Positive, Section
+
+
+class ModelConfig(Section):
+    """A backbone from `base_id`, or built from the sizes.
+
+    `layers` counts the layers of the next-token model, head 0 included. `append` adds heads 1..H-1 to them,
+    `replace` takes them from the trunk, so that the number of parameters stays.
+    """
+
+    base_id: str | None = None
+    ref_id: str | None = None
+    architecture: Literal["llama", "mistral", "qwen2", "qwen3"] = "llama"
+    hidden_size: Positive = 256
+    layers: Annotated[int, Field(ge=2)] = 4
+    attention_heads: Positive = 4
+    key_value_heads: Positive | None = None
+    intermediate_size: Positive | None = None
+    tie_embeddings: bool = True
+    init_std: Annotated[float, Field(gt=0)] = 0.02
+    heads: Positive = 4
+    placement: Literal["append", "replace"] = "append"
+    head_init: Literal["copy", "fresh"] = "copy"
+
+    @model_validator(mode="after")
+    def _shapes(self) -> "ModelConfig":
+        if self.base_id is None and self.hidden_size % self.attention_heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of attention_heads")
+        if self.base_id is None and self.attention_heads % (self.key_value_heads or self.attention_heads):
+            raise ValueError(f"attention_heads {self.attention_heads} is not a multiple of key_value_heads")
+        if self.base_id is None and self.placement == "replace" and self.layers <= self.heads:
+            raise ValueError(f"placement replace needs more layers ({self.layers}) than heads ({self.heads})")
+        return self
+
+
+class TinycodeConfig(Section):
+    """The generated benchmark: rows per split, share of corrupted training solutions, known clean rows.
+
+    `answers` training rows share a problem.
+    """
+
+    train: Positive = 12000
+    answers: Positive = 1
+    validation: NonNegative = 200
+    test: NonNegative = 200
+    noise: Fraction = 0.5
+    curated: NonNegative = 1500
+    min_operations: Annotated[int, Field(ge=1, le=4)] = 1
+    max_operations: Annotated[int, Field(ge=1, le=4)] = 3
+    families: tuple[Literal["list", "arithmetic", "string", "control"], ...] = (
+        "list",
+        "arithmetic",
+        "string",
+        "control",
+    )
+    seed: int = 0
+
+
+class PythonSourceConfig(Section):
+    include_tests: bool = False
+
+
+class FieldsConfig(Section):
+    """Which fields of a row hold what: `text`, or `prompt` and `completion`."""
+
+    text: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "FieldsConfig":
+        if (self.prompt is None) != (self.completion is None) or (self.text is None) == (self.prompt is None):
+            raise ValueError("name either text, or both prompt and completion")
+        return self
+
+
+class DataConfig(Section):
+    """`source` is a built-in (tinycode, python-source) or a path to JSONL, JSON or Parquet.
+
+    `validation` is a path, or the share of rows that is held out; tinycode has a split of its own.
+    `where` keeps the training rows whose fields have these values.
+    """
+
+    source: str = "tinycode"
+    validation: str | Annotated[float, Field(gt=0, lt=1)] = 0.02
+    fields: FieldsConfig = FieldsConfig(text="text")
+    where: dict[str, Any] = {}
+    limit: Positive | None = None
+    tokenizer: str | None = None
+    vocab_size: Annotated[int, Field(ge=260)] = 1024
+    sequence_length: Annotated[int, Field(ge=2)] = 256
+    overlong: Literal["error", "split", "drop"] = "error"
+    reference_scores: str | None = None
+    tinycode: TinycodeConfig = TinycodeConfig()
+    python_source: PythonSourceConfig = PythonSourceConfig()

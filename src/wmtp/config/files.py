@@ -1,0 +1,136 @@
+"""Reading, merging, overriding and printing configuration files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from wmtp.config.base import Section
+from wmtp.config.environment import Config
+from wmtp.config.recipe import Recipe
+from wmtp.errors import WMTPError
+from wmtp.registry import did_you_mean
+
+
+def load(
+    recipe_path: Path | None, config_path: Path | None = None, overrides: Sequence[str] = ()
+) -> tuple[Recipe, Config]:
+    """Read, merge and validate both files; each override (`key.sub=value`) goes to the file of its section.
+
+    Raises:
+        WMTPError: what is wrong, in which file and key, and what would be right.
+    """
+    recipe_tree = _read(recipe_path) if recipe_path else OmegaConf.create()
+    config_tree = _read(config_path) if config_path else OmegaConf.create()
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise WMTPError(f"override {override!r} should look like key.sub=value")
+        tree = config_tree if key.split(".")[0] in Config.model_fields else recipe_tree
+        _set(tree, key, yaml.safe_load(text))
+    return (
+        _validate(Recipe, _resolve(recipe_tree, recipe_path), str(recipe_path or "recipe")),
+        _validate(Config, _resolve(config_tree, config_path), str(config_path or "config")),
+    )
+
+
+def override(recipe: Recipe, changes: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe with dotted keys changed; `where` names their origin in errors."""
+    tree = OmegaConf.create(to_dict(recipe))
+    for key, value in changes.items():
+        _set(tree, key, value)
+    return _validate(Recipe, _resolve(tree, None), where)
+
+
+def to_dict(section: Section) -> dict[str, Any]:
+    """Plain values, under the names that the files use."""
+    return section.model_dump(mode="json", by_alias=True)
+
+
+def to_yaml(section: Section) -> str:
+    """The file that reads back as this section."""
+    return yaml.safe_dump(to_dict(section), sort_keys=False, allow_unicode=True)
+
+
+def changed_keys(old: Section, new: Section) -> list[str]:
+    """Dotted keys whose values differ."""
+
+    def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+        flat: dict[str, Any] = {}
+        for key, value in tree.items():
+            if isinstance(value, dict) and value:
+                flat |= flatten(value, f"{prefix}{key}.")
+            else:
+                flat[prefix + key] = value
+        return flat
+
+    before, after = flatten(to_dict(old)), flatten(to_dict(new))
+    return sorted(key for key in before | after if before.get(key) != after.get(key))
+
+
+def _read(path: Path, chain: tuple[Path, ...] = ()) -> DictConfig:
+    if path.resolve() in chain:
+        raise WMTPError(f"{path}: extends itself")
+    try:
+        tree = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise WMTPError(f"{path}: no such file") from None
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise WMTPError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, DictConfig):
+        raise WMTPError(f"{path}: should be a mapping of sections")
+    parent = tree.pop("extends", None)
+    if parent is None:
+        return tree
+    merged = OmegaConf.merge(_read(path.parent / parent, (*chain, path.resolve())), tree)
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _set(tree: DictConfig, key: str, value: Any) -> None:
+    try:
+        OmegaConf.update(tree, key, value, merge=False)
+    except OmegaConfBaseException as error:
+        raise WMTPError(f"{key}: {str(error).splitlines()[0]}") from None
+
+
+def _resolve(tree: DictConfig, path: Path | None) -> dict[str, Any]:
+    try:
+        resolved = OmegaConf.to_container(tree, resolve=True)
+    except OmegaConfBaseException as error:
+        raise WMTPError(f"{path or 'override'}: {str(error).splitlines()[0]}") from None
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+S = TypeVar("S", bound=Section)
+
+
+def _validate(section: type[S], values: dict[str, Any], where: str) -> S:
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        raise WMTPError("\n".join(_explain(section, dict(e), where) for e in error.errors())) from None
+
+
+def _explain(section: type[Section], error: dict[str, Any], where: str) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _names_beside(section, error["loc"])
+        return f"{where}: unknown key {key!r}; {did_you_mean(str(error['loc'][-1]), known)}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{where}: {key}: {message}" if key else f"{where}: {message}"
+    return f"{where}: {key}: {message[0].lower()}{message[1:]}, not {error['input']!r}"
+
+
+def _names_beside(section: type[Section], location: tuple[str | int, ...]) -> list[str]:
+    for part in location[:-1]:
+        field = next(f for n, f in section.model_fields.items() if part in (n, f.alias))
+        candidates = (field.annotation, *get_args(field.annotation))
+        section = next(c for c in candidates if isinstance(c, type) and issubclass(c, Section))
+    return [field.alias or name for name, field in section.model_fields.items()]

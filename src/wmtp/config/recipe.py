@@ -1,0 +1,159 @@
+"""The experiment (`recipe.yaml`)."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from wmtp.config.base import Fraction, NonNegative, Positive, Section
+from wmtp.config.data import DataConfig, ModelConfig
+from wmtp.config.weighting import (
+    BlendConfig,
+    CriticConfig,
+    EntropyConfig,
+    GradNormConfig,
+    GRPOConfig,
+    LearnedConfig,
+    LossConfig,
+    Rho1Config,
+    Schedule,
+    WeightConfig,
+)
+from wmtp.registry import did_you_mean
+
+ALGORITHMS = {"mtp-baseline": "uniform", "rho1-wmtp": "rho1-excess-v1", "critic-wmtp": "critic-delta-v1"}
+"""Algorithm to the scorer it trains with."""
+
+CONTROLS = {
+    "shuffled": "the weights of a step in fresh random places, per head",
+    "matched-random": "the weights in random places that stay with their token",
+}
+
+
+class TrainConfig(Section):
+    """`batch_size` rows make an optimiser step, over all ranks and micro-batches.
+
+    The last `keep_checkpoints` are kept, and every one whose step is a multiple of `keep_every`.
+    """
+
+    algo: str = "mtp-baseline"
+    scorer: str | None = None
+    control: Literal["shuffled", "matched-random"] | None = None
+    steps: Positive = 1000
+    batch_size: Positive = 32
+    micro_batch_size: Positive | None = None
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    min_lr_ratio: Fraction = 0.1
+    warmup_steps: NonNegative = 100
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    grad_clip: Annotated[float, Field(gt=0)] = 1.0
+    gradient_checkpointing: bool = False
+    log_every: Positive = 10
+    validate_every: Positive = 200
+    save_every: Positive = 200
+    keep_checkpoints: Positive = 2
+    keep_every: Positive | None = None
+    async_save: bool = False
+    max_bad_steps: Positive = 10
+
+    @model_validator(mode="after")
+    def _known(self) -> "TrainConfig":
+        if self.algo not in ALGORITHMS:
+            raise ValueError(f"unknown algo {self.algo!r}; {did_you_mean(self.algo, list(ALGORITHMS))}")
+        if self.batch_size % self.rows_at_once:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size")
+        return self
+
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of a micro-batch."""
+        return self.micro_batch_size or self.batch_size
+
+    @property
+    def scorer_name(self) -> str:
+        """The scorer that is named, else the algorithm's."""
+        return self.scorer or ALGORITHMS[self.algo]
+
+
+class EvaluateConfig(Section):
+    """Generation and execution; times in seconds, memory in MiB, all per program."""
+
+    task: str = "tinycode"
+    samples: Positive = 1
+    k: list[Positive] = [1]
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: Positive = 256
+    batch_size: Positive = 64
+    limit: Positive | None = None
+    allow_code_execution: bool = False
+    cpu_seconds: Annotated[float, Field(gt=0)] = 3.0
+    wall_seconds: Annotated[float, Field(gt=0)] = 10.0
+    memory_mib: Positive = 512
+    workers: Positive | None = None
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> "EvaluateConfig":
+        if max(self.k) > self.samples:
+            raise ValueError(f"pass@{max(self.k)} needs samples >= {max(self.k)}, not {self.samples}")
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError("several samples at temperature 0 are all the same; set temperature above 0")
+        return self
+
+
+class CompareConfig(Section):
+    """Arms are overrides of the recipe they stand in; `reference` those of the reference model's training."""
+
+    baseline: str = "uniform"
+    arms: dict[str, dict[str, Any]] = {}
+    seeds: list[int] = [0]
+    reference: dict[str, Any] | None = None
+
+
+class Recipe(Section):
+    """The experiment (`recipe.yaml`)."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    seed: int = 0
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    loss: LossConfig = LossConfig()
+    rho1: Rho1Config = Rho1Config()
+    critic: CriticConfig = CriticConfig()
+    entropy: EntropyConfig = EntropyConfig()
+    grad_norm: GradNormConfig = GradNormConfig()
+    grpo: GRPOConfig = GRPOConfig()
+    learned: LearnedConfig = LearnedConfig()
+    blend: BlendConfig = {}
+    evaluate: EvaluateConfig = EvaluateConfig()
+    compare: CompareConfig = CompareConfig()
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "Recipe":
+        if self.model.heads >= self.data.sequence_length:
+            raise ValueError(
+                f"model.heads {self.model.heads} does not fit into rows of "
+                f"data.sequence_length {self.data.sequence_length}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _blend_mixes(self) -> "Recipe":
+        if self.train.scorer_name != "blend":
+            return self
+        ends = [(c.start, c.end) if isinstance(c, Schedule) else (c, c) for c in self.blend.values()]
+        if any(value < 0 for pair in ends for value in pair):
+            raise ValueError("blend: a coefficient goes below 0")
+        if not any(start > 0 for start, _ in ends) or not any(end > 0 for _, end in ends):
+            raise ValueError("blend: name scorers with their coefficients, at least one of them above 0")
+        if "blend" in self.blend:
+            raise ValueError("blend: cannot hold itself")
+        return self
+
+    @property
+    def weights(self) -> WeightConfig:
+        """`loss` with `rho1.percentile_top_p`, where that is given, as its `top_p`."""
+        if self.rho1.percentile_top_p is None:
+            return self.loss
+        return self.loss.model_copy(update={"top_p": self.rho1.percentile_top_p})
