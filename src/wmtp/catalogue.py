@@ -1,10 +1,11 @@
 """What can be named: recipes, scorers, controls, tasks, sources."""
 
 from pathlib import Path
+from typing import Any
 
 from wmtp.config import ALGORITHMS, CONTROLS
 from wmtp.errors import WMTPError
-from wmtp.registry import did_you_mean
+from wmtp.registry import Registry, did_you_mean
 
 _PACKAGE = Path(__file__).parent
 _FOLDERS = (Path("recipes"), _PACKAGE / "recipes", _PACKAGE.parent.parent / "recipes")
@@ -37,17 +38,22 @@ def catalogue() -> dict[str, dict[str, str]]:
 
     return {
         "algorithms": {name: f"trains with the scorer {scorer}" for name, scorer in ALGORITHMS.items()},
-        "scorers": {name: _about(SCORERS.get(name)) for name in SCORERS.names()},
+        "scorers": {name: _about(SCORERS, name) for name in SCORERS.names()},
         "controls": dict(CONTROLS),
-        "tasks": {name: _about(TASKS.get(name)) for name in TASKS.names()},
+        "tasks": {name: _about(TASKS, name) for name in TASKS.names()},
         "sources": {**BUILT_IN, "PATH": "JSONL, JSON or Parquet; a file, a folder or a pattern"},
         "recipes": {name: _first_comment(path) for name, path in shipped_recipes().items()},
     }
 
 
-def _about(factory: object) -> str:
+def _about(registry: Registry[Any], name: str) -> str:
+    """The first line that a factory, or what a method of it makes, says of itself; why it cannot if it is broken."""
+    try:
+        factory = registry.get(name)
+    except WMTPError as error:
+        return str(error)
     documented = getattr(factory, "__self__", factory)
-    return (documented.__doc__ or "").strip().splitlines()[0]
+    return (documented.__doc__ or "").strip().partition("\n")[0]
 
 
 def _first_comment(path: Path) -> str:

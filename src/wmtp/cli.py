@@ -145,15 +145,26 @@ def train(
 
 @app.command()
 def score(
-    recipe: RecipeFile,
+    recipe: Annotated[str, typer.Argument(help="Recipe; with --diagnose, a run.")],
     overrides: Overrides = None,
     output: Annotated[Path, typer.Option(help="Folder to write the scores to.")] = Path("scores"),
     model: Annotated[
         str | None, typer.Option(help="Reference model; else the recipe's model.ref_id.")
     ] = None,
+    diagnose: Annotated[
+        bool, typer.Option("--diagnose", help="Show how well scorers find the planted errors of tinycode.")
+    ] = False,
+    scorers: Annotated[
+        str | None, typer.Option(help="With --diagnose: some scorers, separated by commas.")
+    ] = None,
     config: ConfigFile = None,
 ) -> None:
-    """Write a reference model's cross-entropy of every training token."""
+    """Write a reference model's cross-entropy of every training token; or diagnose scorers."""
+    if diagnose:
+        _diagnose(Path(recipe), overrides, scorers, config)
+        return
+    if scorers is not None:
+        raise WMTPError("--scorers: goes with --diagnose")
     found, environment = _load(recipe, overrides, config)
     from wmtp.train.run import score_training_data
 
@@ -380,6 +391,19 @@ def _track(directory: Path, config: "Config") -> None:
 
 def _consent(given: bool) -> list[str]:
     return ["evaluate.allow_code_execution=true"] if given else []
+
+
+def _diagnose(run: Path, overrides: list[str] | None, scorers: str | None, config: Path | None) -> None:
+    from wmtp.console import console, diagnosis_table
+
+    found, environment = _load_run(run, overrides, config)
+    from wmtp.experiment.diagnose import diagnose
+
+    diagnoses, reasons = diagnose(found, environment, run, scorers.split(",") if scorers else None)
+    console().print(diagnosis_table(diagnoses))
+    for name, reason in reasons.items():
+        print(f"not asked: {name}: {reason}")
+    _next(f"wmtp inspect {run} --scorer {diagnoses[0].scorer} --html weights.html")
 
 
 def _dry_run(recipe: "Recipe", config: "Config") -> None:

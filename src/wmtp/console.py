@@ -1,6 +1,6 @@
 """Tables of the command line that belong to no report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from wmtp.experiment.diagnose import Diagnosis
     from wmtp.train.run import Plan
 
 
@@ -22,6 +23,28 @@ def plan_table(plan: "Plan") -> Table:
     table = Table("plan", "", box=None, pad_edge=False)
     for name, value in asdict(plan).items():
         table.add_row(name.replace("_", " "), f"{value:,.2f}" if isinstance(value, float) else f"{value:,}")
+    return table
+
+
+def diagnosis_table(diagnoses: "Sequence[Diagnosis]") -> Table:
+    """By scorer: how well low weight points to planted errors, and how far the weights agree with others'."""
+
+    def shown(value: float | None) -> str:
+        return "–" if value is None else f"{value:.2f}"
+
+    names = [d.scorer for d in diagnoses]
+    explained = ["AUC by head: 1 is perfect, 0.5 is chance"]
+    explained += ["ρ n: rank correlation with the weights of scorer n"] if len(names) > 1 else []
+    table = Table(box=None, pad_edge=False, caption="\n".join(explained), caption_justify="left")
+    table.add_column("scorer", overflow="fold")
+    aucs = [f"AUC {h}" for h in range(len(diagnoses[0].auc))]
+    correlations = [f"ρ {n}" for n in range(1, len(names) + 1)] if len(names) > 1 else []
+    for column in (*aucs, "w planted", "w others", *correlations):
+        table.add_column(column, justify="right", no_wrap=True)
+    for n, d in enumerate(diagnoses, start=1):
+        others = ["" if name == d.scorer else shown(d.correlation[name]) for name in names if correlations]
+        cells = (*map(shown, d.auc), shown(d.planted), shown(d.others), *others)
+        table.add_row(f"{n} {d.scorer}", *cells)
     return table
 
 

@@ -99,11 +99,14 @@ def duration(seconds: float) -> str:
 
 def describe_step(record: dict[str, Any]) -> str:
     """One line about a training record of metrics.jsonl."""
-    heads = " ".join("–" if ce is None else f"{ce:.3f}" for ce in record["ce"])
-    parts = [
-        f"loss {record['loss']:.3f}" if record["loss"] is not None else "loss –",
-        f"ce {heads}",
-        f"w {record['weight_mean']:.2f} H {record['weight_entropy']:.2f} eff {record['weight_effective']:.2f}",
+    parts = [f"loss {record['loss']:.3f}" if record["loss"] is not None else "loss –"]
+    if "ce" in record:
+        heads = " ".join("–" if ce is None else f"{ce:.3f}" for ce in record["ce"])
+        entropy, share = record["weight_entropy"], record["weight_effective"]
+        parts += [f"ce {heads}", f"w {record['weight_mean']:.2f} H {entropy:.2f} eff {share:.2f}"]
+    if "value_mean" in record:
+        parts.append(f"V {record['value_mean']:.2f} ± {record['value_std']:.2f}")
+    parts += [
         f"|g| {record['grad_norm']:.2f}" if record["grad_norm"] is not None else "|g| –",
         f"lr {record['lr']:.1e}",
         f"{record['tokens_per_second']:,.0f} tok/s",

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar, cast
@@ -25,7 +26,8 @@ class Registry(Generic[T]):
 
     A name is a registered one, an entry point of the group `wmtp.<plural kind>`, or `package.module:Attribute`
     (`:Class.method` too).
-    Built-in factories may be given as such a string, so that listing them imports nothing.
+    Built-in factories may be given as such a string, so that listing them imports nothing. A module of the user's may
+    lie in the working directory.
     """
 
     def __init__(self, kind: str, builtin: dict[str, str]) -> None:
@@ -49,9 +51,11 @@ class Registry(Generic[T]):
         if factory is None:
             for entry in entry_points(group=f"wmtp.{self.kind}s"):
                 if entry.name == name:
-                    return cast("Callable[..., T]", entry.load())
+                    return self._load(f"{entry.module}:{entry.attr}")
             if ":" not in name:
                 raise WMTPError(f"unknown {self.kind} {name!r}; {did_you_mean(name, list(self.names()))}")
+            if "" not in sys.path:
+                sys.path.append("")  # last, so that nothing there hides an installed package
             factory = name
         if isinstance(factory, str):
             return self._load(factory)
@@ -66,5 +70,6 @@ class Registry(Generic[T]):
         try:
             module = importlib.import_module(module_name)
             return cast("Callable[..., T]", operator.attrgetter(attribute)(module))
-        except (ImportError, AttributeError) as error:
-            raise WMTPError(f"{self.kind} {path!r} cannot be loaded: {error}") from error
+        except Exception as error:  # other people's modules raise whatever they like
+            message = " ".join(f"{type(error).__name__}: {error}".split())
+            raise WMTPError(f"{self.kind} {path!r} cannot be loaded: {message}") from error

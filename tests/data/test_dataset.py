@@ -1,3 +1,5 @@
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from wmtp.data.loader import Loader, collate, in_order, pack
 from wmtp.data.tokenizer import _train, encode, tokenizer_fingerprint
 from wmtp.errors import WMTPError
 
+Units = list[tuple[int, ...]] | None
 TOKENIZER = _train(["def f(x): return x + 1", "a quick brown fox"] * 3, 300)
 
 
@@ -84,19 +87,18 @@ def test_packing_keeps_every_document_once_and_no_row_overflows(lengths: list[in
 def test_a_packed_row_holds_its_documents() -> None:
     dataset = dataset_of([3, 2, 4])
     ce = np.arange(9, dtype=np.float16) / 2
-    batch = collate(dataset, [[2, 0], [1]], 8, ce)
+    batch = collate(dataset, [[2, 0], [1]], 8, {"reference_ce": ce})
     assert batch.ids.tolist() == [[5, 6, 7, 8, 0, 1, 2, 0], [3, 4, 0, 0, 0, 0, 0, 0]]
     assert batch.document_ids.tolist() == [[1, 1, 1, 1, 2, 2, 2, 0], [1, 1, 0, 0, 0, 0, 0, 0]]
     assert batch.position_ids[0].tolist() == [0, 1, 2, 3, 0, 1, 2, 0]
     assert batch.token_keys[0].tolist() == [5, 6, 7, 8, 0, 1, 2, -1]
-    assert batch.reference_ce is not None
-    assert batch.reference_ce[0, :7].tolist() == [2.5, 3.0, 3.5, 4.0, 0.0, 0.5, 1.0]
-    assert batch.reference_ce[0, 7].isnan()
+    assert batch.columns["reference_ce"][0, :7].tolist() == [2.5, 3.0, 3.5, 4.0, 0.0, 0.5, 1.0]
+    assert batch.columns["reference_ce"][0, 7].isnan()
     assert batch.tokens == 9
     assert batch.supervised[0].tolist() == [k % 3 > 0 for k in [5, 6, 7, 8, 0, 1, 2]] + [False]
 
 
-def loader(world_size: int = 1, rank: int = 0, micro: int = 2, seed: int = 5) -> Loader:
+def loader(world_size: int = 1, rank: int = 0, micro: int = 2, seed: int = 5, units: Units = None) -> Loader:
     dataset = dataset_of([1 + i % 9 for i in range(100)])
     return Loader(
         dataset,
@@ -106,6 +108,7 @@ def loader(world_size: int = 1, rank: int = 0, micro: int = 2, seed: int = 5) ->
         seed=seed,
         rank=rank,
         world_size=world_size,
+        units=units,
     )
 
 
@@ -140,6 +143,87 @@ def test_resuming_continues_where_it_stopped_even_with_other_ranks() -> None:
         next(whole)
         next(stopped)
     pair = [loader(2, rank, seed=5) for rank in range(2)]
+    for part in pair:
+        part.load_state_dict(stopped.state_dict())
+    for _ in range(9):
+        assert rows_of(next(pair[0])) + rows_of(next(pair[1])) == rows_of(next(whole))
+
+
+def random_units() -> list[tuple[int, ...]]:
+    """Pairs and threes that fit a row, in which a document may come several times, and others not at all."""
+    chance = random.Random(3)
+    units = [tuple(chance.sample(range(100), chance.choice((2, 2, 3)))) for _ in range(90)]
+    return [unit for unit in units if sum(1 + document % 9 for document in unit) <= 16]
+
+
+def documents_of(row: list[int]) -> list[int]:
+    """The documents of a row of token keys, in their order."""
+    offsets = dataset_of([1 + i % 9 for i in range(100)]).offsets
+    return [int(np.flatnonzero(offsets == key)[0]) for key in row if key in offsets[:-1]]
+
+
+def epochs_of_rows(one: Loader, epochs: int) -> list[list[list[int]]]:
+    """The documents of every row of some epochs."""
+    found: list[list[list[int]]] = [[] for _ in range(epochs)]
+    while one.epoch < epochs:
+        epoch = one.epoch
+        found[epoch] += one._take(1)
+    return found
+
+
+def test_a_units_documents_stand_one_behind_the_other_in_one_row() -> None:
+    units = random_units()
+    one, starts = loader(micro=8, units=units), {unit[0] for unit in units}
+    assert len(units) > 20
+    for _ in range(20):
+        (batch,) = next(one)
+        for row, numbers in zip(batch.token_keys.tolist(), batch.document_ids.tolist(), strict=True):
+            documents = documents_of(row)
+            assert max(numbers) == len(documents)
+            while documents:  # the row is a chain of units
+                assert documents[0] in starts
+                unit = next(
+                    u for u in sorted(units, key=len, reverse=True) if tuple(documents[: len(u)]) == u
+                )
+                documents = documents[len(unit) :]
+
+
+def test_every_unit_comes_once_an_epoch_in_another_order() -> None:
+    units = [(i, (7 * i + 3) % 100) for i in range(0, 100, 3)]  # no two begin with the same
+    units = [unit for unit in units if sum(1 + document % 9 for document in unit) <= 16]
+    one = loader(units=units)
+    assert one.rows_per_epoch < len(units)
+    found = [[d for row in rows for d in row] for rows in epochs_of_rows(one, 3)]
+    pairs = [list(zip(documents[::2], documents[1::2], strict=True)) for documents in found]
+    assert all(sorted(epoch) == sorted(units) for epoch in pairs)
+    assert len({tuple(epoch) for epoch in pairs}) == 3
+    assert pairs[0] != units
+
+
+def test_units_of_one_document_are_no_units() -> None:
+    alone, whole = loader(units=[(i,) for i in range(100)]), loader()
+    for _ in range(30):
+        assert rows_of(next(alone)) == rows_of(next(whole))
+
+
+def test_ranks_and_micro_batches_share_one_order_of_units() -> None:
+    units = random_units()
+    single, alone = loader(micro=8, units=units), loader(micro=1, units=units)
+    pair = [loader(2, rank, units=units) for rank in range(2)]
+    for _ in range(20):
+        whole = rows_of(next(single))
+        assert rows_of(next(alone)) == whole
+        assert rows_of(next(pair[0])) + rows_of(next(pair[1])) == whole
+
+
+def test_resuming_continues_the_order_of_units() -> None:
+    units = random_units()
+    whole, stopped = loader(units=units), loader(units=units)
+    for _ in range(12):
+        next(whole)
+        next(stopped)
+    assert stopped.epoch > 0
+    pair = [loader(2, rank, units=units) for rank in range(2)]
     for part in pair:
         part.load_state_dict(stopped.state_dict())
     for _ in range(9):

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wmtp.config import Recipe, override
+from wmtp.data.corpus import load_rows
 from wmtp.data.tinycode import FAMILIES, corpus, generate
 from wmtp.data.tinycode.compositions import draw_composition
 from wmtp.data.tinycode.operations import make_step
@@ -178,6 +180,70 @@ class TestReproducibility:
     def test_imports_without_torch(self):
         program = "import sys, wmtp.data.tinycode; sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+class TestAnswers:
+    """Several training rows with the same problem."""
+
+    @pytest.mark.parametrize("answers", [2, 4, 120])
+    def test_rows_of_a_problem_are_neighbours(self, answers):
+        made = generate(**SMALL | {"answers": answers})
+        fields = ("text", "clean_code", "test_list", "operations", "branch", "family")
+        assert len(made.train) == 120
+        assert [row["task_id"] for row in made.train] == list(range(120))
+        for start in range(0, 120, answers):
+            group = made.train[start : start + answers]
+            assert all([row[f] for f in fields] == [group[0][f] for f in fields] for row in group)
+        assert len({(row["text"], row["clean_code"]) for row in made.train}) == 120 // answers
+
+    def test_problems_are_those_of_as_many_rows_with_an_answer_each(self):
+        made, alone = generate(**SMALL | {"answers": 4}), generate(**SMALL | {"train": 30, "curated": 5})
+        for field in ("text", "clean_code", "test_list"):
+            assert [row[field] for row in made.train[::4]] == [row[field] for row in alone.train]
+
+    def test_one_answer_is_the_corpus_without_the_setting(self):
+        assert generate(**SMALL | {"answers": 1}) == generate(**SMALL)
+
+    @pytest.mark.parametrize("noise", [0.0, 0.25, 0.5, 1.0])
+    def test_noise_is_a_share_of_rows(self, noise):
+        made = generate(**SMALL | {"answers": 4, "noise": noise, "curated": 0})
+        spoilt = [row["corruption"] is not None for row in made.train]
+        assert sum(spoilt) == round(noise * 120)
+        TestInvariants().check_training_rows(made.train, SMALL | {"noise": noise, "curated": 0})
+        if 0 < noise < 1:  # each row on its own: a problem has between none and all of its answers spoilt
+            assert len({sum(spoilt[i : i + 4]) for i in range(0, 120, 4)}) > 2
+
+    def test_spoilt_answers_to_a_problem_differ(self):
+        made = generate(**SMALL | {"answers": 8, "noise": 1.0, "curated": 0})
+        codes = [{row["code"] for row in made.train[i : i + 8]} for i in range(0, 120, 8)]
+        assert all(len(different) > 1 for different in codes)
+        for row in made.train:
+            TestInvariants().check_row(row, SMALL)
+
+    def test_what_is_held_out_stays_as_it_was(self):
+        made, alone = generate(**SMALL | {"answers": 4}), generate(**SMALL)
+        assert (made.validation, made.test) == (alone.validation, alone.test)
+        TestInvariants().check_splits(made)
+
+    def test_curated_rows_are_clean(self):
+        made = generate(**SMALL | {"answers": 4})
+        curated = [row for row in made.train if row["curated"]]
+        assert len(curated) == 30
+        assert not any(row["corruption"] for row in curated)
+
+    @pytest.mark.parametrize("answers", [0, -2, 7, 121])
+    def test_a_number_that_does_not_divide_is_refused(self, answers):
+        with pytest.raises(WMTPError) as error:
+            generate(**SMALL | {"answers": answers})
+        assert str(error.value) == f"data.tinycode.answers: {answers} should divide data.tinycode.train, 120"
+
+    def test_the_recipe_asks_for_them(self):
+        small = {key: value for key, value in SMALL.items() if key != "seed"} | {"answers": 4}
+        recipe = override(Recipe(), {f"data.tinycode.{key}": value for key, value in small.items()}, "test")
+        rows = load_rows(recipe)
+        prompts = [row["prompt"] for row in rows.train]
+        assert [prompts.count(prompt) for prompt in prompts[::4]] == [4] * 30
+        assert rows.train[0]["test_list"] == rows.train[3]["test_list"]
 
 
 class TestDemoSize:

@@ -38,7 +38,7 @@ def parts(make_recipe: Make, config: Any) -> Callable[..., tuple[WeightedMTP, li
             batch_size=recipe.train.batch_size,
             micro_batch_size=recipe.train.rows_at_once,
             seed=recipe.seed,
-            reference_ce=ce,
+            columns={"reference_ce": ce},
         )
         model = build_model(recipe, data.tokenizer).double()
         return WeightedMTP(model, recipe, compute_dtype=torch.float64), next(loader)
@@ -54,8 +54,7 @@ def definition(module: WeightedMTP, batch: Batch, weigh: Callable[[list[float]],
         for document in range(1, int(batch.document_ids[b].max()) + 1):
             places = (batch.document_ids[b] == document).nonzero().flatten()
             ids, supervised = batch.ids[b, places], batch.supervised[b, places]
-            assert batch.reference_ce is not None
-            reference = batch.reference_ce[b, places]
+            reference = batch.columns["reference_ce"][b, places]
             trunk = model.trunk(ids[None])
             logprobs = [(model.head(trunk, h)[0] @ model.unembedding.T).log_softmax(-1) for h in range(heads)]
             for s in range(len(ids)):
@@ -178,8 +177,8 @@ def test_a_live_reference_gives_what_its_scores_give(parts: Any) -> None:
     ce = torch.nn.functional.pad(trunk_ce[:, :-1, 0], (1, 0), value=math.nan)
     live = WeightedMTP(cached.model, cached.recipe, compute_dtype=torch.float64, reference=reference)
     n = valid.sum()
-    one = cached(replace(batch, reference_ce=ce), step=0, valid_entries=n)
-    other = live(replace(batch, reference_ce=None), step=0, valid_entries=n)
+    one = cached(replace(batch, columns={"reference_ce": ce}), step=0, valid_entries=n)
+    other = live(replace(batch, columns={}), step=0, valid_entries=n)
     torch.testing.assert_close(one.weights_bsh, other.weights_bsh)
     assert not any(p.requires_grad and p.grad is not None for p in reference.parameters())
 
@@ -187,7 +186,7 @@ def test_a_live_reference_gives_what_its_scores_give(parts: Any) -> None:
 def test_a_scorer_without_its_reference_says_what_to_set(parts: Any) -> None:
     module, (batch,) = parts(**{"train.algo": "rho1-wmtp"})
     with pytest.raises(WMTPError, match=r"needs a reference: set model\.ref_id or data\.reference_scores"):
-        module(replace(batch, reference_ce=None), step=0, valid_entries=torch.tensor(1))
+        module(replace(batch, columns={}), step=0, valid_entries=torch.tensor(1))
 
 
 def test_bf16_stays_close_to_fp32(parts: Any) -> None:

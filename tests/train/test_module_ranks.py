@@ -46,7 +46,7 @@ def step(
         seed=0,
         rank=rank,
         world_size=world_size,
-        reference_ce=ce,
+        columns={"reference_ce": ce},
     )
     module = WeightedMTP(
         build_model(recipe, tokenizer).double(), recipe, compute_dtype=torch.float64, group=group

@@ -81,7 +81,7 @@ def trained(
         group=group,
     )
     if sharded:
-        shard(module, devices, world)
+        shard(module, devices, world, compute_dtype=dtype, methods=("scores", "unweighted_ce"))
         assert isinstance(module, FSDPModule)
         assert all(isinstance(p, DTensor) for p in module.parameters())
     parallel = module if sharded else replicate(module, world)
@@ -93,12 +93,24 @@ def trained(
         seed=0,
         rank=rank,
         world_size=world.size,
-        reference_ce=None if live_reference else scores,
+        columns={} if live_reference else {"reference_ce": scores},
     )
     run = Path(folder)
     heartbeat = Heartbeat(None, rank, world.size, run, 600.0)
     stop, tracker = StopRequest(60.0, lambda: ""), Tracker(run, Config())
-    trainer = Trainer(module, parallel, loader, dataset, tokenizer, run, world, heartbeat, stop, tracker)
+    trainer = Trainer(
+        module,
+        parallel,
+        loader,
+        dataset,
+        tokenizer,
+        run,
+        world,
+        heartbeat,
+        stop,
+        tracker,
+        write_configuration=model.config.save_pretrained,
+    )
     trajectory = []
     for _ in range(steps):
         record, _ = trainer._step(next(loader))

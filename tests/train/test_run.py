@@ -355,8 +355,8 @@ def test_a_broken_model_does_not_look_better(make_recipe: Make, config: Config, 
         model.model.embed_tokens.weight[int(data.validation.tokens[3])] = torch.nan
     assert all(math.isnan(ce) for ce in validation_ce(module, data.validation, world, lambda: None))
     counters = Counters(step=5)
-    counters.validated(math.nan)
-    assert counters.best_validation_ce is None
-    counters.validated(2.0)
-    counters.validated(math.nan)
-    assert (counters.best_validation_ce, counters.best_step) == (2.0, 5)
+    assert not counters.validated(math.nan)
+    assert counters.best_validation is None
+    assert counters.validated(2.0)
+    assert not counters.validated(math.nan)
+    assert (counters.best_validation, counters.best_step, counters.stale_validations) == (2.0, 5, 1)

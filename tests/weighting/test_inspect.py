@@ -1,6 +1,5 @@
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from wmtp.data.dataset import Document
 from wmtp.model.build import build_model
 from wmtp.train.module import WeightedMTP
 from wmtp.weighting.inspect import planted_tokens, token_pieces, token_weights
+from wmtp.weighting.scorers.base import ScoreInputs, Scorer
 
 Make = Callable[..., Recipe]
 
@@ -21,19 +21,12 @@ def test_weights_belong_to_the_tokens_they_are_shown_at(make_recipe: Make, confi
     data = load_data(recipe, Path(config.paths.cache))
     module = WeightedMTP(build_model(recipe, data.tokenizer), recipe, compute_dtype=torch.float32)
 
-    class ById:
-        needs_learner = needs_reference = False
-
-        def __call__(self, _: Any) -> torch.Tensor:
-            return self.scores
-
-    from wmtp.data import loader
+    class ById(Scorer):
+        def __call__(self, inputs: ScoreInputs) -> torch.Tensor:
+            return torch.nn.functional.pad(inputs.batch.ids[:, 1:], (0, 1)).float()
 
     documents = [3, 0, 7]
-    rows = loader.pack(data.train.lengths.tolist(), documents, 64)
-    batch = loader.collate(data.train, rows, 64)
     module.scorer = ById()
-    module.scorer.scores = torch.nn.functional.pad(batch.ids[:, 1:], (0, 1)).float()
     weights = token_weights(module, data.train, documents, device=torch.device("cpu"))
     shown = []
     for document in documents:

@@ -19,7 +19,8 @@ from wmtp.weighting.weights import expand, normalise, weight_statistics
 
 Floats = NDArray[np.float64]
 
-MODES = ("soft", "emphasis", "skip")
+STANDARDISED = ("soft", "emphasis", "skip")
+MODES = (*STANDARDISED, "proportional")
 EXTREMES = [1e30, -1e30, 3e38, -3e38, 1e-45, 0.0, -0.0]
 NONFINITE = [math.nan, math.inf, -math.inf]
 
@@ -83,6 +84,11 @@ def oracle_skip(s: Floats, config: WeightConfig) -> Floats:
 
 
 def oracle_scaled(s: Floats, config: WeightConfig) -> Floats:
+    if config.mode == "proportional":
+        u = np.maximum(s, 0)
+        with np.errstate(divide="ignore"):
+            log_u = np.log(u / u.max()) if u.max() > 0 else np.zeros_like(s)
+        return oracle_clipped(log_u, config)
     std = s.std()
     if std <= 1e-12 * np.abs(s).max():
         s, std = np.zeros_like(s), 1.0
@@ -94,6 +100,10 @@ def oracle_scaled(s: Floats, config: WeightConfig) -> Floats:
         quantile = np.sort(s)[::-1][kept] if kept < len(s) else -math.inf
         u = np.maximum(z, 0) * (s > quantile) + config.alpha
         log_u = np.log(u / (np.maximum(z, 0).max() + config.alpha))
+    return oracle_clipped(log_u, config)
+
+
+def oracle_clipped(log_u: Floats, config: WeightConfig) -> Floats:
     log_u = np.maximum(log_u, -700.0)
 
     def weights(log_c: float) -> Floats:
@@ -133,7 +143,7 @@ def test_finite_zero_where_invalid_mean_one_and_never_negative(scores, mask, con
 
 
 @settings(max_examples=300, deadline=None)
-@given(any_scores, configs(lambda_=1.0), st.sampled_from(["soft", "emphasis"]))
+@given(any_scores, configs(lambda_=1.0), st.sampled_from(["soft", "emphasis", "proportional"]))
 def test_bounds_hold_exactly(scores, config, mode):
     scores, valid = arrays(scores, [True])
     config = config.model_copy(update={"mode": mode})
@@ -144,11 +154,26 @@ def test_bounds_hold_exactly(scores, config, mode):
 
 
 @settings(deadline=None)
-@given(st.lists(grid, min_size=1, max_size=60), st.integers(-1000, 1000), masks, configs())
-def test_unaffected_by_adding_a_constant(scores, constant, mask, config):
+@given(
+    st.lists(grid, min_size=1, max_size=60),
+    st.integers(-1000, 1000),
+    masks,
+    configs(),
+    st.sampled_from(STANDARDISED),
+)
+def test_unaffected_by_adding_a_constant(scores, constant, mask, config, mode):
     scores, valid = arrays(scores, mask)
+    config = config.model_copy(update={"mode": mode})
     shifted = normalise(scores + constant, valid, config)
     torch.testing.assert_close(shifted, normalise(scores, valid, config), rtol=1e-5, atol=1e-6)
+
+
+@settings(deadline=None)
+@given(st.lists(grid, min_size=1, max_size=60), st.integers(-40, 40), masks, configs())
+def test_unaffected_by_a_positive_factor(scores, exponent, mask, config):
+    scores, valid = arrays(scores, mask)
+    scaled = normalise(scores * 2.0**exponent, valid, config)
+    torch.testing.assert_close(scaled, normalise(scores, valid, config), rtol=1e-6, atol=1e-7)
 
 
 @settings(deadline=None)
@@ -262,6 +287,39 @@ def test_emphasis_raises_only_scores_above_the_quantile_and_the_mean():
     wide = normalise(scores, valid, WeightConfig(top_p=1.0, **options))
     assert len(wide[:5].unique()) == 1, "scores under the mean (1.25) get no more than α"
     assert wide[4] < wide[5] < wide[6]
+
+
+def test_proportional_weights_are_the_scores_where_these_have_mean_1_and_keep_the_bounds():
+    scores = torch.tensor([0.5, 1.5, 0.25, 1.75, 1.0, 1.0])
+    config = WeightConfig(mode="proportional")
+    valid = torch.ones(6, dtype=torch.bool)
+    torch.testing.assert_close(normalise(scores, valid, config), scores)
+    torch.testing.assert_close(normalise(40 * scores, valid, config), scores)
+    assert normalise(scores, valid, config.model_copy(update={"temperature": 0.1})).equal(
+        normalise(scores, valid, config)
+    )
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.05, 0.4])
+def test_proportional_gives_epsilon_to_scores_that_are_not_above_0(epsilon):
+    scores, valid = torch.tensor([0.0, -3.0, -0.0, 1.0, 1.0, 2.0]), torch.ones(6, dtype=torch.bool)
+    weights = normalise(scores, valid, WeightConfig(mode="proportional", epsilon=epsilon))
+    rest = (6 - 3 * epsilon) / 4
+    expected = torch.tensor([epsilon, epsilon, epsilon, rest, rest, 2 * rest])
+    torch.testing.assert_close(weights, expected, rtol=1e-6, atol=1e-30)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-(2.0**120), 0, width=32), min_size=1), masks, configs(mode="proportional"))
+def test_proportional_is_uniform_where_no_score_is_above_0(scores, mask, config):
+    scores, valid = arrays(scores, mask)
+    assert torch.equal(normalise(scores, valid, config), valid.float())
+
+
+def test_proportional_caps_what_would_exceed_the_greatest_weight():
+    scores, valid = torch.tensor([100.0, *[1.0] * 9]), torch.ones(10, dtype=torch.bool)
+    weights = normalise(scores, valid, WeightConfig(mode="proportional"))
+    torch.testing.assert_close(weights, torch.tensor([3.0, *[7 / 9] * 9]))
 
 
 @pytest.mark.parametrize("mode", MODES)

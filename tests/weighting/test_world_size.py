@@ -22,6 +22,8 @@ CONFIGS = [
         ("soft", 1.0, 0.4),
         ("emphasis", 1.0, 1.0),
         ("skip", 1.0, 1.0),
+        ("proportional", 1.0, 1.0),
+        ("proportional", 1.0, 0.4),
     ]
 ]
 

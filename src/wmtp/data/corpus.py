@@ -44,6 +44,15 @@ class Data:
     validation: TokenDataset
 
 
+def load_rows(recipe: Recipe) -> Rows:
+    """The rows that `data.where` and `data.limit` leave.
+
+    Raises:
+        WMTPError: unknown source, missing file or field, or nothing left.
+    """
+    return _chosen_rows(_source_rows(recipe.data), recipe.data)
+
+
 def load_data(recipe: Recipe, cache: Path) -> Data:
     """Rows, tokenizer (given, the backbone's, or trained on all training rows) and token data sets.
 

@@ -1,7 +1,7 @@
 """Packs documents into rows and hands out the same batches for any number of ranks and micro-batches."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,9 @@ class Batch:
     """Packed rows, all tensors [B, S].
 
     document_ids count from 1 within a row, 0 is padding; position_ids restart with each document;
-    token_keys is a token's place in the data set (-1: padding); reference_ce is the reference model's
-    cross-entropy of the token itself, NaN for the first of a document, or None without a reference.
+    token_keys is a token's place in the data set (-1: padding); columns are what else is known of each token
+    beforehand, float32, NaN in padding: `reference_ce`, the reference model's cross-entropy of the token itself (NaN
+    for the first of a document), `rewards` and `advantages`, of its whole document.
     """
 
     ids: Tensor
@@ -29,17 +30,22 @@ class Batch:
     position_ids: Tensor
     supervised: Tensor
     token_keys: Tensor
-    reference_ce: Tensor | None = None
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "Batch":
         """The same on another device."""
-        tensors = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if v is not None}
-        return replace(self, **tensors)
+        tensors = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if k != "columns"}
+        columns = {k: v.to(device, non_blocking=True) for k, v in self.columns.items()}
+        return replace(self, **tensors, columns=columns)
 
     @property
     def tokens(self) -> int:
         """Tokens that are not padding."""
         return int((self.document_ids > 0).sum())
+
+
+Columns = Mapping[str, NDArray[np.floating[Any]]]
+"""By name, [T] values, one for every token of a data set."""
 
 
 def pack(lengths: Sequence[int], order: Sequence[int], sequence_length: int) -> list[list[int]]:
@@ -65,7 +71,7 @@ def collate(
     dataset: TokenDataset,
     rows: Sequence[Sequence[int]],
     sequence_length: int,
-    reference_ce: NDArray[np.float16] | None = None,
+    columns: Columns | None = None,
 ) -> Batch:
     """The batch of these rows, each a list of documents, padded to the row's length."""
     shape = (len(rows), sequence_length)
@@ -73,7 +79,7 @@ def collate(
     ids, document_ids, position_ids = pad.copy(), pad.copy(), pad.copy()
     token_keys = np.full(shape, -1, dtype=np.int64)
     supervised = np.zeros(shape, dtype=np.bool_)
-    ce = None if reference_ce is None else np.full(shape, np.nan, dtype=np.float32)
+    known = {name: np.full(shape, np.nan, dtype=np.float32) for name in columns or ()}
     for b, documents in enumerate(rows):
         at = 0
         for number, document in enumerate(documents, start=1):
@@ -84,8 +90,8 @@ def collate(
             position_ids[b, place] = np.arange(end - start)
             token_keys[b, place] = np.arange(start, end)
             supervised[b, place] = dataset.supervised[start:end]
-            if ce is not None and reference_ce is not None:
-                ce[b, place] = reference_ce[start:end]
+            for name, values in (columns or {}).items():
+                known[name][b, place] = values[start:end]
             at += end - start
     return Batch(
         ids=torch.from_numpy(ids),
@@ -93,7 +99,7 @@ def collate(
         position_ids=torch.from_numpy(position_ids),
         supervised=torch.from_numpy(supervised),
         token_keys=torch.from_numpy(token_keys),
-        reference_ce=None if ce is None else torch.from_numpy(ce),
+        columns={name: torch.from_numpy(values) for name, values in known.items()},
     )
 
 
@@ -102,6 +108,10 @@ class Loader:
 
     Rows come in one global order that depends on the seed alone; step t takes the next `batch_size` of them, rank r
     its share of those, in micro-batches. Resuming with another number of ranks continues the same order.
+
+    Args:
+        columns: what batches carry along.
+        units: documents that stay together, one behind the other in a row; by default every one is on its own.
     """
 
     def __init__(
@@ -114,7 +124,8 @@ class Loader:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        reference_ce: NDArray[np.float16] | None = None,
+        columns: Columns | None = None,
+        units: Sequence[Sequence[int]] | None = None,
     ) -> None:
         if batch_size % world_size:
             raise WMTPError(
@@ -128,7 +139,8 @@ class Loader:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.reference_ce = reference_ce
+        self.columns = columns
+        self._units = units
         self.epoch = 0
         self.next_row = 0
         self._rows = self._plan(0)
@@ -147,16 +159,14 @@ class Loader:
         share = self.batch_size // self.world_size
         mine = rows[self.rank * share : (self.rank + 1) * share]
         return [
-            collate(
-                self.dataset, mine[i : i + self.micro_batch_size], self.sequence_length, self.reference_ce
-            )
+            collate(self.dataset, mine[i : i + self.micro_batch_size], self.sequence_length, self.columns)
             for i in range(0, share, self.micro_batch_size)  # the last may be smaller
         ]
 
     def sample(self, rows: int) -> Batch:
         """So many rows of the present epoch, the same on every rank, without moving on."""
         first = [self._rows[i % len(self._rows)] for i in range(rows)]
-        return collate(self.dataset, first, self.sequence_length, self.reference_ce)
+        return collate(self.dataset, first, self.sequence_length, self.columns)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next step starts."""
@@ -188,15 +198,21 @@ class Loader:
         return taken
 
     def _plan(self, epoch: int) -> list[list[int]]:
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
-        return pack(self.dataset.lengths.tolist(), order.tolist(), self.sequence_length)
+        rng = np.random.default_rng([self.seed, epoch])
+        lengths = self.dataset.lengths
+        if self._units is None:
+            return pack(lengths.tolist(), rng.permutation(len(lengths)).tolist(), self.sequence_length)
+        units = self._units
+        together = [int(lengths[list(unit)].sum()) for unit in units]
+        rows = pack(together, rng.permutation(len(units)).tolist(), self.sequence_length)
+        return [[document for unit in row for document in units[unit]] for row in rows]
 
 
 def in_order(
     dataset: TokenDataset,
     sequence_length: int,
     batch_size: int,
-    reference_ce: NDArray[np.float16] | None = None,
+    columns: Columns | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
@@ -207,4 +223,4 @@ def in_order(
     rows = pack(dataset.lengths.tolist(), range(len(dataset)), sequence_length)
     for start in range(0, len(rows), batch_size * world_size):
         own = rows[start : start + batch_size * world_size][rank::world_size]
-        yield collate(dataset, own or [[]], sequence_length, reference_ce)
+        yield collate(dataset, own or [[]], sequence_length, columns)

@@ -42,8 +42,10 @@ def read_file_rows(path: str) -> list[Row]:
     return rows
 
 
-def keep_where(rows: Sequence[Row], where: Mapping[str, Any], place: str) -> list[Row]:
-    """The rows whose fields equal the given values; `place` names their origin in errors.
+def keep_where(
+    rows: Sequence[Row], where: Mapping[str, Any], place: str, key: str = "data.where"
+) -> list[Row]:
+    """The rows whose fields equal the given values; `place` and `key` name in errors where both come from.
 
     Raises:
         WMTPError: a row lacks one of the fields, or all rows are left out.
@@ -52,11 +54,11 @@ def keep_where(rows: Sequence[Row], where: Mapping[str, Any], place: str) -> lis
         for field in where:
             if field not in row:
                 raise WMTPError(
-                    f"{place}, row {number}: no field {field!r}, which data.where asks for; it has {_names(row)}"
+                    f"{place}, row {number}: no field {field!r}, which {key} asks for; it has {_names(row)}"
                 )
     kept = [row for row in rows if all(row[field] == value for field, value in where.items())]
     if rows and not kept:
-        raise WMTPError(f"{place}: data.where {dict(where)} leaves none of {len(rows)} rows")
+        raise WMTPError(f"{place}: {key} {dict(where)} leaves none of {len(rows)} rows")
     return kept
 
 

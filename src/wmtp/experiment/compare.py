@@ -30,8 +30,8 @@ from wmtp.storage import read_json, write_json, write_text
 from wmtp.tracking import MetricsLog
 from wmtp.tracking.tracker import Tracker
 from wmtp.train import checkpoint
-from wmtp.train.run import train, write_reference_scores
-from wmtp.weighting.scorers import SCORERS
+from wmtp.train.assemble import scorer_needs
+from wmtp.train.run import train, train_critic, write_reference_scores
 
 Say = Callable[[str], None]
 
@@ -54,8 +54,30 @@ class Arm:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether its scorer reads a reference model."""
-        return SCORERS.create(self.recipe.train.scorer_name, self.recipe).needs_reference
+        """Whether its scorer reads a reference model, or its critic starts from one."""
+        needs, critic = scorer_needs(self.recipe), self.recipe.critic
+        starts_from_it = critic.backbone == "separate" and critic.base_id is None and critic.trunk != "full"
+        return "reference_ce" in needs or ("values" in needs and critic.path is None and starts_from_it)
+
+    @property
+    def shared_critic(self) -> str | None:
+        """What its critic is trained from, where arms and seeds can share one: a model of its own does not start anew
+        with every seed, as the learner does."""
+        critic = self.recipe.critic
+        if (
+            "values" not in scorer_needs(self.recipe)
+            or critic.path is not None
+            or critic.backbone == "learner"
+        ):
+            return None
+        return "\n".join(
+            [
+                critic.model_dump_json(exclude={"beta"}),
+                self.recipe.model.model_dump_json(exclude={"heads", "placement", "head_init"}),
+                self.recipe.data.model_dump_json(exclude={"reference_scores"}),
+                self.recipe.evaluate.model_dump_json(),
+            ]
+        )
 
 
 def choose_arms(recipe: Recipe, names: Sequence[str] | None) -> list[Arm]:
@@ -113,6 +135,7 @@ def _compare(
         say("reference")
         reference = _train_reference(recipe, config, shared, directory)
         arms = [_with_reference(arm, directory) for arm in arms]
+    arms = _with_critics(arms, config, shared, directory, say)
     runs: dict[tuple[str, int], Path] = {}
     for seed in seeds:
         for arm in arms:
@@ -174,6 +197,23 @@ def _with_reference(arm: Arm, directory: Path) -> Arm:
         "data.reference_scores": str(directory / "scores"),
     }
     return replace(arm, recipe=override(arm.recipe, places, arm.name))
+
+
+def _with_critics(
+    arms: Sequence[Arm], config: Config, shared: _SharedData, directory: Path, say: Say
+) -> list[Arm]:
+    """Train every critic that arms share once, with the recipe's own seed, unless that is done."""
+    found: dict[str, Path] = {}
+    ready = []
+    for arm in arms:
+        kind = arm.shared_critic
+        if kind is not None and kind not in found:
+            say(f"critic of {arm.name}")
+            run = directory / "critics" / arm.name
+            found[kind] = train_critic(arm.recipe, config, shared.of(arm.recipe), run)
+        place = {} if kind is None else {"critic.path": str(found[kind])}
+        ready.append(replace(arm, recipe=override(arm.recipe, place, arm.name)))
+    return ready
 
 
 def _collect(

@@ -11,8 +11,11 @@ from wmtp.environment import choose_device
 from wmtp.errors import WMTPError
 from wmtp.experiment.results import TokenSample
 from wmtp.train import checkpoint
-from wmtp.train.assemble import build_module, reference_scores
-from wmtp.weighting.inspect import planted_tokens, token_pieces, token_weights
+from wmtp.train.assemble import build_module, known_columns, scorer_needs
+from wmtp.train.module import WeightedMTP
+from wmtp.train.stage_one import with_own_critic
+from wmtp.train.state import task_tensors
+from wmtp.weighting.inspect import first_piece, planted_tokens, token_pieces, token_weights
 
 POPULATION = 256
 """Documents that are weighed together, about as many as in an optimiser step."""
@@ -37,13 +40,25 @@ def weighted_samples(
     population = range(min(POPULATION, len(data.train)))
     weights: dict[str, dict[int, list[float | None]]] = {}
     for arm in arms:
-        module = build_module(arm.recipe, config, data, model_from=checkpoints[arm.name]).to(device)
-        scores = reference_scores(arm.recipe, data)
-        weights[arm.name] = token_weights(module, data.train, population, device=device, reference_ce=scores)
+        recipe = with_own_critic(arm.recipe, checkpoints[arm.name].parents[1])
+        module = trained_module(recipe, config, data, checkpoints[arm.name]).to(device)
+        columns = known_columns(recipe, config, data)
+        weights[arm.name] = token_weights(module, data.train, population, device=device, columns=columns)
     return [
         token_sample(data, document, {name: found[document] for name, found in weights.items()})
         for document in _choose(data, population)
     ]
+
+
+def trained_module(recipe: Recipe, config: Config, data: Data, location: Path) -> WeightedMTP:
+    """The model of a checkpoint, and the recipe's scorer, which remembers its training if it was trained with."""
+    module = build_module(recipe, config, data, model_from=location)
+    memory = task_tensors(module)
+    trained = Recipe.model_validate(checkpoint.load_state(location)["recipe"])
+    is_own = trained.train.scorer_name == recipe.train.scorer_name
+    if is_own and memory.keys() <= checkpoint.tensor_names(location, "training").keys():
+        checkpoint.load_tensors(location, "training", memory)
+    return module
 
 
 def token_sample(data: Data, document: int, weights: dict[str, list[float | None]]) -> TokenSample:
@@ -53,7 +68,7 @@ def token_sample(data: Data, document: int, weights: dict[str, list[float | None
     text = documents_from([row], data.rows.fields, "data")[0]
     pieces = token_pieces(data.tokenizer, text)
     first = int(data.train.offsets[document])
-    start = first - int(data.train.offsets[_first_piece(data, document)])
+    start = first - int(data.train.offsets[first_piece(data.train, document)])
     shown = pieces[start : start + int(data.train.lengths[document])]
     supervised = [weight is not None for weight in next(iter(weights.values()))]
     return TokenSample(
@@ -75,6 +90,11 @@ def inspect_document(
     """
     data = load_data(recipe, Path(config.paths.cache))
     if text is not None:
+        if scorer_needs(recipe) & {"rewards", "advantages", "alignment"}:
+            raise WMTPError(
+                f"--text: scorer {recipe.train.scorer_name!r} reads what is known of training rows; "
+                f"name one of them with --sample"
+            )
         recipe = override(recipe, {"data.reference_scores": None}, "--text")
         row = {"text": text}
         rows = Rows([row], [row], [], FieldsConfig(text="text"))
@@ -86,17 +106,11 @@ def inspect_document(
         population = sorted({*range(min(POPULATION, len(data.train))), document})
     device = choose_device(config.devices)
     location = Path(checkpoint.resolve_model(str(run), "run"))
-    module = build_module(recipe, config, data, model_from=location).to(device)
-    scores = reference_scores(recipe, data)
-    weights = token_weights(module, data.train, population, device=device, reference_ce=scores)
+    recipe = with_own_critic(recipe, run)
+    module = trained_module(recipe, config, data, location).to(device)
+    columns = known_columns(recipe, config, data)
+    weights = token_weights(module, data.train, population, device=device, columns=columns)
     return token_sample(data, document, {recipe.train.scorer_name: weights[document]})
-
-
-def _first_piece(data: Data, document: int) -> int:
-    """The first document that came from the same row: long rows are split into several."""
-    while document > 0 and data.train.sources[document - 1] == data.train.sources[document]:
-        document -= 1
-    return document
 
 
 def _title(row: Mapping[str, Any], index: int) -> str:

@@ -177,25 +177,27 @@ def _saved_parameters(folder: Path) -> dict[str, Tensor]:
     return parameters
 
 
-def load_reference(location: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """A frozen model that judges the learner's tokens.
+def load_reference(
+    location: str, tokenizer: PreTrainedTokenizerFast, key: str = "model.ref_id"
+) -> PreTrainedModel:
+    """A frozen model that judges the learner's tokens; `key` names the setting in errors.
 
     Raises:
         WMTPError: it cannot be loaded, or its vocabulary is not the learner's.
     """
-    reference = load_causal_lm(location, "model.ref_id").eval().requires_grad_(False)
+    reference = load_causal_lm(location, key).eval().requires_grad_(False)
     rows = reference.get_output_embeddings().weight.shape[0]
     if rows < len(tokenizer):
         raise WMTPError(
-            f"model.ref_id {location!r}: its vocabulary of {rows} is not the learner's of {len(tokenizer)}"
+            f"{key} {location!r}: its vocabulary of {rows} is not the learner's of {len(tokenizer)}"
         )
     if (Path(location) / "tokenizer.json").exists():
         theirs = tokenizer_fingerprint(load_tokenizer(location))
         ours = tokenizer_fingerprint(tokenizer)
         if theirs != ours:
             raise WMTPError(
-                f"model.ref_id {location!r}: its tokenizer {theirs[:16]} is not the learner's {ours[:16]}; "
-                f"set data.tokenizer to the reference's"
+                f"{key} {location!r}: its tokenizer {theirs[:16]} is not the learner's {ours[:16]}; "
+                f"set data.tokenizer to its own"
             )
     return reference
 

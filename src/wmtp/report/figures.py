@@ -14,7 +14,7 @@ from wmtp.experiment.results import Comparison, Interval
 from wmtp.report.curves import Axis, Band, Floats, head_series, series
 from wmtp.report.format import number, percent, percent_range
 from wmtp.report.groups import Group
-from wmtp.report.runs import Metrics, MetricsRecord
+from wmtp.report.runs import CriticRecord, Metrics, MetricsRecord
 from wmtp.report.svg import (
     INK,
     MUTED,
@@ -171,6 +171,27 @@ def run_figure(
         _over_training(axes, "tokens")
         axes.set_title(title)
     return to_svg(figure, name, f"{title}: from {y[0]:.4g} to {y[-1]:.4g}.")
+
+
+def critic_figure(records: Sequence[CriticRecord]) -> str | None:
+    """The critic's AUC at every validation of stage 1; None if no validation has one."""
+    points = [(record.step, record.auc) for record in records if record.auc is not None]
+    if not points:
+        return None
+    x, y = np.array(points, dtype=np.float64).T
+    with matplotlib.rc_context(STYLE):
+        figure = new_figure(2.7, 1.9)
+        axes = figure.subplots()
+        axes.axhline(0.5, color=MUTED, linewidth=0.8, dashes=(2, 2))
+        axes.plot(x, y, **line(1), **_points(x, 1))
+        axes.xaxis.set_major_formatter(FuncFormatter(compact))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_xlim(left=0)
+        axes.set_ylim(min(0.45, float(y.min()) - 0.05), 1.02)
+        axes.set_xlabel("steps of stage 1")
+        axes.set_title("AUC on held-out documents")
+    alt = f"The critic's AUC on held-out documents: from {y[0]:.3f} to {y[-1]:.3f}, {y.max():.3f} at best."
+    return to_svg(figure, "critic", alt)
 
 
 def shared_limits(records: Sequence[Sequence[MetricsRecord]]) -> tuple[float, float]:

@@ -7,7 +7,16 @@ from typing import Any
 
 from wmtp.errors import WMTPError
 from wmtp.report import figures
-from wmtp.report.runs import Evaluation, Metrics, MetricsRecord, read_evaluation, read_metrics
+from wmtp.report.format import number
+from wmtp.report.runs import (
+    Evaluation,
+    Metrics,
+    MetricsRecord,
+    read_critic,
+    read_critic_validations,
+    read_evaluation,
+    read_metrics,
+)
 
 TRACES: dict[str, tuple[str, Callable[[MetricsRecord], float | None]]] = {
     "loss": ("weighted loss, nats", lambda r: r.loss),
@@ -47,6 +56,7 @@ def run_context(run: Path) -> dict[str, Any]:
         "nonfinite_scores": metrics.train[-1].nonfinite_scores,
         "head_figures": _head_figures(metrics, left_out),
         "traces": list(traces.values()),
+        "critic": _critic(run),
         "evaluations": _evaluations(run, left_out),
         "environment": _environment(run / "environment.json", left_out),
         "recipe": recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
@@ -66,6 +76,26 @@ def _head_figures(metrics: Metrics, left_out: list[str]) -> list[str]:
         for kind, rows in kinds.items()
         if rows
     ]
+
+
+def _critic(run: Path) -> dict[str, Any] | None:
+    """Facts and figures of the run's own critic, if it has one."""
+    found = read_critic(run)
+    if found is None:
+        return None
+    curve = figures.critic_figure(read_critic_validations(run))
+    return {
+        "facts": {
+            "objective": found.objective,
+            "AUC": number(found.auc, 3),
+            "explained variance": number(found.explained_variance, 3),
+            "calibration error": number(found.calibration, 3),
+            "documents": f"{number(found.documents, 0)} to learn from, {number(found.held_out, 0)} held out",
+            "best step": f"{number(found.best_step, 0)} of {number(found.steps, 0)}",
+            "training seconds": number(found.seconds, 1),
+        },
+        "figures": [] if curve is None else [curve],
+    }
 
 
 def _evaluations(run: Path, left_out: list[str]) -> list[Evaluation]:

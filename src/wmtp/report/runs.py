@@ -1,4 +1,4 @@
-"""Reads what a run wrote: metrics, evaluation, samples."""
+"""Reads what a run wrote: metrics, critic, evaluation, samples."""
 
 import json
 from dataclasses import dataclass, field
@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from wmtp.errors import WMTPError
 
 METRICS_FILE = "metrics.jsonl"
+CRITIC_FOLDER, CRITIC_FILE = "critic", "critic.json"
 T = TypeVar("T")
 
 
@@ -40,6 +41,30 @@ class Metrics:
 
     train: list[MetricsRecord]
     validation: list[MetricsRecord]
+
+
+@dataclass(frozen=True)
+class CriticRecord:
+    """One line of the critic's `metrics.jsonl`; only validations have an AUC."""
+
+    kind: str
+    step: int
+    auc: float | None = None
+
+
+@dataclass(frozen=True)
+class CriticResult:
+    """`critic.json`: what came of stage 1, on held-out documents; None where a number is undefined."""
+
+    objective: str
+    documents: int
+    held_out: int
+    steps: int
+    seconds: float
+    best_step: int
+    auc: float | None
+    explained_variance: float | None
+    calibration: float | None
 
 
 @dataclass(frozen=True)
@@ -97,6 +122,8 @@ class Sample:
 
 _RECORD = TypeAdapter(MetricsRecord)
 _EVALUATION = TypeAdapter(Evaluation)
+_CRITIC = TypeAdapter(CriticResult)
+_CRITIC_RECORD = TypeAdapter(CriticRecord)
 _SAMPLE = TypeAdapter(Sample)
 
 
@@ -117,6 +144,33 @@ def read_metrics(run: Path) -> Metrics:
             by_kind[record.kind][record.step] = record
     train, validation = ([records[s] for s in sorted(records)] for records in by_kind.values())
     return Metrics(train=train, validation=validation)
+
+
+def read_critic(run: Path) -> CriticResult | None:
+    """What came of the run's own stage 1; None if it had none, or it is not finished.
+
+    Raises:
+        WMTPError: `critic.json` cannot be read as one.
+    """
+    path = run / CRITIC_FOLDER / CRITIC_FILE
+    if not path.is_file():
+        return None
+    try:
+        return _CRITIC.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise WMTPError(f"{path}: {_first(error)}") from error
+
+
+def read_critic_validations(run: Path) -> list[CriticRecord]:
+    """The validations of the run's own stage 1 in order of steps; the last one of a step counts.
+
+    Raises:
+        WMTPError: a line of its metrics cannot be read.
+    """
+    path = run / CRITIC_FOLDER / METRICS_FILE
+    records = _read_lines(path, _CRITIC_RECORD) if path.is_file() else []
+    by_step = {record.step: record for record in records if record.kind == "validation"}
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def read_evaluation(path: Path) -> Evaluation:

@@ -14,7 +14,7 @@ from wmtp.registry import did_you_mean
 from wmtp.report.format import ABSENT, number, p_value, percent, points, visible
 from wmtp.report.headline import headline, notes
 from wmtp.report.heatmap import SATURATION, cells, strength
-from wmtp.report.runs import MetricsRecord, read_evaluation, read_metrics
+from wmtp.report.runs import MetricsRecord, read_critic, read_evaluation, read_metrics
 
 NEUTRAL, ABOVE, BELOW = (235, 235, 235), (86, 160, 222), (238, 146, 66)
 
@@ -51,7 +51,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def run_summary(run_dir: Path) -> Table:
-    """Where a run stands: steps, tokens, time, cross-entropy by head, evaluations.
+    """Where a run stands: steps, tokens, time, cross-entropy by head, its critic, evaluations.
 
     Raises:
         WMTPError: the metrics are absent or empty, or one of the files cannot be read.
@@ -70,6 +70,12 @@ def run_summary(run_dir: Path) -> Table:
     if metrics.validation:
         validation = metrics.validation[-1]
         table.add_row("validation CE by head", f"{_ce(validation)} (step {number(validation.step, 0)})")
+    critic = read_critic(run_dir)
+    if critic is not None:
+        held_out = f"on {number(critic.held_out, 0)} held-out documents"
+        table.add_row("critic", f"{visible(critic.objective)}, AUC {number(critic.auc, 3)} {held_out}")
+        steps = f"{number(critic.best_step, 0)} of {number(critic.steps, 0)}"
+        table.add_row("critic's best step", f"{steps}, {number(critic.seconds, 1)} training seconds")
     for path in sorted(run_dir.glob("evaluation-*.json")):
         evaluation = read_evaluation(path)
         shares = ", ".join(f"pass@{k} {percent(found.value)}" for k, found in evaluation.pass_at.items())

@@ -1,16 +1,19 @@
 """From a recipe to the module that trains: models, scorer, and where they lie."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.distributed import ProcessGroup
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from wmtp.config import Config, Recipe
 from wmtp.data.corpus import Data
+from wmtp.data.loader import Batch, Columns, collate, pack
+from wmtp.data.sources import keep_where
 from wmtp.environment import choose_device, choose_dtype
 from wmtp.errors import WMTPError
 from wmtp.model.build import (
@@ -23,13 +26,18 @@ from wmtp.model.build import (
     load_reference,
     model_fingerprint,
 )
+from wmtp.model.critic import load_critic, untrained_critic
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.train import checkpoint
+from wmtp.train.critic import ValueLearner
 from wmtp.train.distributed import World
+from wmtp.train.labels import training_columns
 from wmtp.train.module import WeightedMTP
 from wmtp.train.parallel import is_sharded, replicate, shard
+from wmtp.train.state import trained_parameters
 from wmtp.weighting.refscores import load_scores
-from wmtp.weighting.scorers import SCORERS
+from wmtp.weighting.scorers import create_scorer
+from wmtp.weighting.scorers.base import Need
 
 EAGER_ROWS = 512
 """Up to this row length plain attention trains faster in bf16 on a CPU than the fused one (docs/decisions.md)."""
@@ -39,36 +47,42 @@ def module_on_devices(
     recipe: Recipe, config: Config, data: Data, start: Path | None, world: World
 ) -> tuple[WeightedMTP, nn.Module]:
     """The module with the weights to start from, and what to call for a step."""
-    group = world.group
-    if group is not None and is_sharded(config.devices, count_parameters(recipe, data.tokenizer)[0], world):
-        model, reference = _models_to_shard(recipe, data, start, world)
-        module = _module(recipe, config, model, reference, group)
-        shard(module, config.devices, world)
-        if start is not None:
-            parameters = {name: p.detach() for name, p in model.named_parameters()}
-            checkpoint.load_tensors(start, "model", parameters, world.saving_group)
-        return module, module
-    module = build_module(recipe, config, data, model_from=start, group=group)
-    return module, replicate(module, world)
-
-
-def _models_to_shard(
-    recipe: Recipe, data: Data, start: Path | None, world: World
-) -> tuple[MTPForCausalLM, PreTrainedModel | None]:
-    """Learner and reference: real on rank 0, which hands out the weights, unless they come from a checkpoint."""
+    parameters = count_parameters(recipe, data.tokenizer)[0]
+    if not is_sharded(config.devices, parameters, world):
+        module = build_module(recipe, config, data, model_from=start, group=world.group)
+        return module, replicate(module, world)
+    model = _learner_to_shard(recipe, data, start, world)
+    module = _module(recipe, config, data, model, world.group, with_weights=world.is_first)
+    shard(
+        module,
+        config.devices,
+        world,
+        compute_dtype=module.compute_dtype,
+        methods=("scores", "unweighted_ce", "clean_gradient"),
+    )
     if start is not None:
-        model = empty_model(load_config(str(start), "checkpoint"))
-    elif world.is_first:
-        model = build_model(recipe, data.tokenizer)
+        values = {name: p.detach() for name, p in model.named_parameters()}
+        checkpoint.load_tensors(start, "model", values, world.saving_group)
+    return module, module
+
+
+def critic_on_devices(
+    recipe: Recipe, config: Config, tokenizer: PreTrainedTokenizerFast, start: Path | None, world: World
+) -> tuple[ValueLearner, nn.Module]:
+    """What stage 1 trains, with the weights to start from, and what to call for a step."""
+    parameters = count_parameters(recipe, tokenizer)[0]
+    sharded = is_sharded(config.devices, parameters, world)
+    critic = untrained_critic(recipe, tokenizer, with_weights=world.is_first or not sharded)
+    module = ValueLearner(critic, recipe, compute_dtype=_compute_dtype(config), group=world.group)
+    if sharded:
+        shard(module, config.devices, world, compute_dtype=module.compute_dtype, methods=("values",))
+        parallel: nn.Module = module
     else:
-        model = empty_model(learner_config(recipe, data.tokenizer))
-    assert isinstance(model, MTPForCausalLM)
-    location = _live_reference(recipe)
-    if location is None:
-        return model, None
-    if world.is_first:
-        return model, load_reference(location, data.tokenizer)
-    return model, empty_model(load_config(location, "model.ref_id")).eval().requires_grad_(False)
+        parallel = replicate(module, world)
+    if start is not None:
+        values = {name: p.detach() for name, p in trained_parameters(critic).items()}
+        checkpoint.load_tensors(start, "model", values, world.saving_group)
+    return module, parallel
 
 
 def build_module(
@@ -78,38 +92,105 @@ def build_module(
     model_from: Path | None = None,
     group: ProcessGroup | None = None,
 ) -> WeightedMTP:
-    """Model, scorer and, where the scorer needs one that is not on disk as scores, the reference."""
+    """Model, scorer and what the scorer needs: a reference that is not on disk as scores, a critic, clean rows."""
     model = load_learner(model_from) if model_from is not None else build_model(recipe, data.tokenizer)
-    location = _live_reference(recipe)
-    reference = None if location is None else load_reference(location, data.tokenizer)
-    return _module(recipe, config, model, reference, group)
+    return _module(recipe, config, data, model, group, with_weights=True)
 
 
-def _live_reference(recipe: Recipe) -> str | None:
-    """Where the reference model is that has to run beside the learner, if one has to."""
-    needs_reference = SCORERS.create(recipe.train.scorer_name, recipe).needs_reference
-    if not needs_reference or recipe.data.reference_scores is not None:
+def scorer_needs(recipe: Recipe) -> frozenset[Need]:
+    """What the recipe's scorer asks for."""
+    return create_scorer(recipe.train.scorer_name, recipe).needs
+
+
+def _learner_to_shard(recipe: Recipe, data: Data, start: Path | None, world: World) -> MTPForCausalLM:
+    """Real on rank 0, which hands out the weights, unless they come from a checkpoint."""
+    if start is not None:
+        model = empty_model(load_config(str(start), "checkpoint"))
+    elif world.is_first:
+        model = build_model(recipe, data.tokenizer)
+    else:
+        model = empty_model(learner_config(recipe, data.tokenizer))
+    assert isinstance(model, MTPForCausalLM)
+    return model
+
+
+def _module(
+    recipe: Recipe,
+    config: Config,
+    data: Data,
+    model: MTPForCausalLM,
+    group: ProcessGroup | None,
+    *,
+    with_weights: bool,
+) -> WeightedMTP:
+    """The module around a learner.
+
+    Args:
+        with_weights: whether reference and critic get theirs; else their parameters have shapes only.
+    """
+    dtype, needs = _compute_dtype(config), scorer_needs(recipe)
+    is_cpu_bf16 = (choose_device(config.devices).type, dtype) == ("cpu", torch.bfloat16)
+    if is_cpu_bf16 and recipe.data.sequence_length <= EAGER_ROWS:
+        model.set_attn_implementation("eager")
+    if recipe.train.gradient_checkpointing:
+        model.enable_checkpointing()
+    critic = None
+    if "values" in needs and recipe.critic.path is not None:
+        critic = load_critic(recipe, data.tokenizer, with_weights=with_weights)
+    return WeightedMTP(
+        model,
+        recipe,
+        compute_dtype=dtype,
+        reference=_reference(recipe, data, needs, with_weights=with_weights),
+        critic=critic,
+        clean=CleanRows(recipe, data) if "alignment" in needs else None,
+        group=group,
+    )
+
+
+def _reference(
+    recipe: Recipe, data: Data, needs: frozenset[Need], *, with_weights: bool
+) -> PreTrainedModel | None:
+    """The reference model, if one has to run beside the learner."""
+    if "reference_ce" not in needs or recipe.data.reference_scores is not None:
         return None
     if recipe.model.ref_id is None:
         raise WMTPError(
             f"scorer {recipe.train.scorer_name!r} needs a reference model: set model.ref_id, or "
             f"data.reference_scores to a file that `wmtp score` wrote"
         )
-    return str(checkpoint.resolve_model(recipe.model.ref_id, "model.ref_id"))
+    location = str(checkpoint.resolve_model(recipe.model.ref_id, "model.ref_id"))
+    if with_weights:
+        return load_reference(location, data.tokenizer)
+    return empty_model(load_config(location, "model.ref_id")).eval().requires_grad_(False)
 
 
-def _module(
-    recipe: Recipe,
-    config: Config,
-    model: MTPForCausalLM,
-    reference: PreTrainedModel | None,
-    group: ProcessGroup | None,
-) -> WeightedMTP:
-    device = choose_device(config.devices)
-    dtype = choose_dtype(config.devices, device)
-    if (device.type, dtype) == ("cpu", torch.bfloat16) and recipe.data.sequence_length <= EAGER_ROWS:
-        model.set_attn_implementation("eager")
-    return WeightedMTP(model, recipe, compute_dtype=dtype, reference=reference, group=group)
+def _compute_dtype(config: Config) -> torch.dtype:
+    return choose_dtype(config.devices, choose_device(config.devices))
+
+
+class CleanRows:
+    """Training rows of known quality, a few for every step: `learned.clean` says which, the seed in what order.
+
+    Raises:
+        WMTPError: a row lacks one of the fields, or none is left.
+    """
+
+    def __init__(self, recipe: Recipe, data: Data) -> None:
+        rows = data.rows.train
+        keep_where(rows, recipe.learned.clean, f"data.source {recipe.data.source}", "learned.clean")
+        is_clean = np.array([all(row[k] == v for k, v in recipe.learned.clean.items()) for row in rows])
+        self._dataset = data.train
+        self._documents = np.flatnonzero(is_clean[data.train.sources])
+        self._recipe = recipe
+
+    def __call__(self, step: int) -> Batch:
+        """`learned.rows` packed rows."""
+        recipe, length = self._recipe, self._recipe.data.sequence_length
+        count = min(len(self._documents), 64 * recipe.learned.rows)
+        order = np.random.default_rng([recipe.seed, step]).choice(self._documents, count, replace=False)
+        rows = pack(self._dataset.lengths.tolist(), order.tolist(), length)
+        return collate(self._dataset, rows[: recipe.learned.rows], length)
 
 
 def load_learner(location: Path) -> MTPForCausalLM:
@@ -123,9 +204,18 @@ def load_learner(location: Path) -> MTPForCausalLM:
 def reference_scores(recipe: Recipe, data: Data) -> NDArray[np.float16] | None:
     """The reference's cross-entropies of the training tokens, memory-mapped, where the recipe names a file."""
     path = recipe.data.reference_scores
-    if path is None or not SCORERS.create(recipe.train.scorer_name, recipe).needs_reference:
+    if path is None or "reference_ce" not in scorer_needs(recipe):
         return None
     expected = None
     if recipe.model.ref_id is not None:
         expected = model_fingerprint(str(checkpoint.resolve_model(recipe.model.ref_id, "model.ref_id")))
     return load_scores(Path(path), data.train, model=expected)
+
+
+def known_columns(recipe: Recipe, config: Config, data: Data) -> Columns:
+    """What is known of every training token beforehand and the scorer needs."""
+    columns: dict[str, NDArray[np.floating[Any]]] = {
+        **training_columns(recipe, config, data, scorer_needs(recipe))
+    }
+    scores = reference_scores(recipe, data)
+    return columns if scores is None else columns | {"reference_ce": scores}

@@ -1,6 +1,6 @@
 """The model over several processes: replicated (DDP), or sharded (FSDP2), also in replicated groups (HSDP)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -20,7 +20,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from wmtp.config import DevicesConfig
 from wmtp.train.distributed import World
-from wmtp.train.module import WeightedMTP
 
 REPLICATED_PARAMETERS = 300_000_000
 """Up to this size `devices.parallel: auto` replicates: parameters, gradients and Adam's state take 5 GB."""
@@ -34,7 +33,7 @@ def is_sharded(devices: DevicesConfig, parameters: int, world: World) -> bool:
     return asked or parameters > REPLICATED_PARAMETERS
 
 
-def replicate(module: WeightedMTP, world: World) -> nn.Module:
+def replicate(module: nn.Module, world: World) -> nn.Module:
     """The module, on its device and with gradients averaged over the processes."""
     module.to(world.device)
     if world.group is None:
@@ -45,7 +44,14 @@ def replicate(module: WeightedMTP, world: World) -> nn.Module:
     return DistributedDataParallel(module, process_group=world.group, gradient_as_bucket_view=True)
 
 
-def shard(module: WeightedMTP, devices: DevicesConfig, world: World) -> None:
+def shard(
+    module: nn.Module,
+    devices: DevicesConfig,
+    world: World,
+    *,
+    compute_dtype: torch.dtype,
+    methods: Sequence[str],
+) -> None:
     """Shard every layer and head on its own, and with the root what is left: embedding, norm and unembedding.
 
     The root stays gathered from its forward to the end of its backward, so that scores and loss read one
@@ -53,12 +59,14 @@ def shard(module: WeightedMTP, devices: DevicesConfig, world: World) -> None:
 
     Args:
         module: on rank 0 with its weights; elsewhere, or everywhere if they will be loaded, without storage.
+        compute_dtype: of matrix products.
+        methods: those beside `forward` that need parameters.
     """
     mesh = _mesh(devices, world)
     offload = OffloadPolicy()
     if devices.cpu_offload:
         offload = CPUOffloadPolicy(pin_memory=world.device.type == "cuda")
-    is_half = module.compute_dtype is torch.bfloat16
+    is_half = compute_dtype is torch.bfloat16
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if is_half else None,
         reduce_dtype=torch.float32 if is_half else None,
@@ -75,7 +83,7 @@ def shard(module: WeightedMTP, devices: DevicesConfig, world: World) -> None:
         )
     _fill(module, world)
     fully_shard(module, mesh=mesh, reshard_after_forward=False, offload_policy=offload)
-    for method in ("scores", "unweighted_ce"):
+    for method in methods:
         register_fsdp_forward_method(module, method)
 
 
@@ -106,11 +114,10 @@ def _mesh(devices: DevicesConfig, world: World) -> DeviceMesh:
     return init_device_mesh(world.device.type, shape, mesh_dim_names=("replicate", "shard"))
 
 
-def _layers(module: WeightedMTP) -> Iterator[nn.Module]:
-    for model in (module.model, module.reference):
-        if model is not None:
-            kinds = set(model._no_split_modules)
-            yield from [m for m in model.modules() if type(m).__name__ in kinds]
+def _layers(module: nn.Module) -> Iterator[nn.Module]:
+    """The layers of all models inside, as transformers names them."""
+    kinds = {kind for m in module.modules() for kind in getattr(m, "_no_split_modules", None) or ()}
+    yield from [m for m in module.modules() if type(m).__name__ in kinds]
 
 
 def _fill(unit: nn.Module, world: World) -> None:

@@ -2,20 +2,15 @@
 
 import errno
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from wmtp.config import Config, Recipe, changed_keys, to_yaml
+from wmtp.config import Config, Recipe, override, to_yaml
 from wmtp.data.corpus import Data, load_data
-from wmtp.data.loader import Loader
 from wmtp.environment import choose_device, choose_dtype, configure_torch, describe
 from wmtp.errors import WMTPError
 from wmtp.model.build import count_parameters, load_reference, model_fingerprint
@@ -23,28 +18,13 @@ from wmtp.storage import write_json, write_text
 from wmtp.tracking.store import check_tracking
 from wmtp.tracking.tracker import Tracker
 from wmtp.train import checkpoint
-from wmtp.train.assemble import module_on_devices, reference_scores
+from wmtp.train.assemble import known_columns, module_on_devices, scorer_needs
 from wmtp.train.distributed import World, processes
-from wmtp.train.heartbeat import Heartbeat
 from wmtp.train.lock import RunLock
-from wmtp.train.signals import StopRequest
+from wmtp.train.resume import attended, checkpoint_to_resume, make_loader, refuse_other_recipe
+from wmtp.train.stage_one import CRITIC, learn_values
 from wmtp.train.trainer import Trainer
-from wmtp.train.worker import restarts
 from wmtp.weighting.refscores import Header, write_scores
-
-RESUMABLE = (
-    "name",
-    "evaluate.",
-    "compare.",
-    "train.log_every",
-    "train.validate_every",
-    "train.save_every",
-    "train.keep_checkpoints",
-    "train.keep_every",
-    "train.async_save",
-    "train.max_bad_steps",
-)
-"""Keys that may differ between a checkpoint and the run that resumes it: they do not touch what is learnt."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +45,7 @@ def plan(recipe: Recipe, config: Config) -> Plan:
     """Read the data and count, without building a model."""
     data = load_data(recipe, Path(config.paths.cache))
     parameters, next_token = count_parameters(recipe, data.tokenizer)
-    loader = _loader(recipe, data, None, World(torch.device("cpu")))
+    loader = make_loader(recipe, data.train, World(torch.device("cpu")))
     return Plan(
         parameters=parameters,
         next_token_parameters=next_token,
@@ -101,43 +81,63 @@ def train(
         stack.enter_context(_full_disk_explained(run))
         world = stack.enter_context(processes(config.devices))
         stack.enter_context(_own_directory(run, world))
-        start = _checkpoint_to_resume(run, resume, world)
+        start = checkpoint_to_resume(run, resume, world)
         state = checkpoint.load_state(start) if start is not None else None
         if state is not None:
-            _refuse_other_recipe(recipe, state, start)
+            refuse_other_recipe(recipe, state, start)
         if data is None:
             with world.first_one_first():
                 data = load_data(recipe, Path(config.paths.cache))
+        recipe_in_full = recipe
+        if "values" in scorer_needs(recipe) and recipe.critic.path is None:
+            _write_configuration(recipe, config, run, world)
+            head = learn_values(recipe, config, data, run / CRITIC, resume, world)
+            recipe_in_full = override(recipe, {"critic.path": str(head)}, "critic")
         torch.manual_seed(recipe.seed + world.rank)
-        module, parallel = module_on_devices(recipe, config, data, start, world)
+        with world.first_one_first():
+            columns = known_columns(recipe_in_full, config, data)
+        module, parallel = module_on_devices(recipe_in_full, config, data, start, world)
         own_state = state if start is not None and start.resolve().is_relative_to(run.resolve()) else None
         run_id = own_state["mlflow_run_id"] if own_state is not None else None
         tracker = Tracker(run, config, run_id, fresh=own_state is None)
         trainer = Trainer(
             module,
             parallel,
-            _loader(recipe, data, reference_scores(recipe, data), world),
+            make_loader(recipe, data.train, world, columns),
             data.validation,
             data.tokenizer,
             run,
             world,
-            stack.enter_context(
-                Heartbeat(world.store, world.rank, world.size, run, config.devices.collective_timeout)
-            ),
-            stack.enter_context(StopRequest(config.devices.stop_timeout, lambda: _last_saved(run))),
+            *stack.enter_context(attended(run, config, world)),
             tracker,
+            write_configuration=module.model.config.save_pretrained,
         )
         if start is not None and state is not None:
             trainer.restore(start, state)
         else:
             trainer.start_metrics()
+        _write_configuration(recipe, config, run, world)
         if world.is_first:
-            write_text(run / "recipe.yaml", to_yaml(recipe))
-            write_text(run / "config.yaml", to_yaml(config))
-            write_json(run / "environment.json", describe(config.devices) | {"processes": world.size})
             stack.enter_context(tracker)
         trainer.fit(recipe.name)
     return checkpoint.checkpoints(run)[-1]
+
+
+def train_critic(recipe: Recipe, config: Config, data: Data, run: Path) -> Path:
+    """Stage 1 alone, in the directory `run`, or what is left of it; returns the critic's folder."""
+    configure_torch(config.devices)
+    with ExitStack() as stack:
+        stack.enter_context(_full_disk_explained(run))
+        world = stack.enter_context(processes(config.devices))
+        stack.enter_context(_own_directory(run, world))
+        return learn_values(recipe, config, data, run, "auto", world)
+
+
+def _write_configuration(recipe: Recipe, config: Config, run: Path, world: World) -> None:
+    if world.is_first:
+        write_text(run / "recipe.yaml", to_yaml(recipe))
+        write_text(run / "config.yaml", to_yaml(config))
+        write_json(run / "environment.json", describe(config.devices) | {"processes": world.size})
 
 
 @contextmanager
@@ -169,11 +169,6 @@ def _own_directory(run: Path, world: World) -> Iterator[None]:
             shutil.rmtree(run)
 
 
-def _last_saved(run: Path) -> str:
-    saved = checkpoint.checkpoints(run)
-    return f"the last checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
-
-
 def score_training_data(recipe: Recipe, config: Config, location: str, output: Path) -> Header:
     """`wmtp score`: write a reference model's cross-entropies of the recipe's training data."""
     configure_torch(config.devices)
@@ -195,45 +190,3 @@ def write_reference_scores(recipe: Recipe, config: Config, data: Data, location:
         device=device,
         dtype=choose_dtype(config.devices, device),
     )
-
-
-def _loader(recipe: Recipe, data: Data, scores: NDArray[np.float16] | None, world: World) -> Loader:
-    return Loader(
-        data.train,
-        sequence_length=recipe.data.sequence_length,
-        batch_size=recipe.train.batch_size,
-        micro_batch_size=recipe.train.rows_at_once,
-        seed=recipe.seed,
-        rank=world.rank,
-        world_size=world.size,
-        reference_ce=scores,
-    )
-
-
-def _checkpoint_to_resume(run: Path, resume: str, world: World) -> Path | None:
-    if resume == "never" and restarts() > 0:
-        resume = "auto"  # what is there was written by the processes before
-    if resume == "never":
-        found = checkpoint.checkpoints(run)
-        if found:
-            raise WMTPError(
-                f"{run}: has a checkpoint of step {checkpoint.step_of(found[-1])} already; "
-                f"continue it with --resume auto, or choose another name (name=…)"
-            )
-        return None
-    if resume == "auto":
-        return checkpoint.newest_good(run, lambda line: print(line, file=sys.stderr), world.group)
-    if not Path(resume).is_dir():
-        raise WMTPError(f"--resume {resume}: should be auto, never or a checkpoint folder")
-    checkpoint.verify(Path(resume), world.group)
-    return Path(resume)
-
-
-def _refuse_other_recipe(recipe: Recipe, state: dict[str, Any], start: Path | None) -> None:
-    saved = Recipe.model_validate(state["recipe"])
-    differing = [key for key in changed_keys(saved, recipe) if not key.startswith(RESUMABLE)]
-    if differing:
-        raise WMTPError(
-            f"{start}: was trained with another recipe ({', '.join(differing)} differ); "
-            f"resume with the same one, or start a new run (name=…)"
-        )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from wmtp.train import checkpoint
 from wmtp.train.distributed import World
+from wmtp.train.task import Task
 
 
 @dataclass
@@ -17,7 +18,8 @@ class Counters:
 
     seconds: of training alone, without validation and saving; tokens: without padding, over all ranks;
     nonfinite_scores: entries that got weight 1 for want of a finite score;
-    best_validation_ce, best_step: the lowest of head 0, and after how many steps.
+    best_validation, best_step: the lowest criterion, and after how many steps; stale_validations: how many came
+    since.
     """
 
     step: int = 0
@@ -26,13 +28,24 @@ class Counters:
     skipped_steps: int = 0
     bad_in_a_row: int = 0
     nonfinite_scores: int = 0
-    best_validation_ce: float | None = None
+    best_validation: float | None = None
     best_step: int | None = None
+    stale_validations: int = 0
 
-    def validated(self, ce: float) -> None:
-        """Take note of a validation at the present step."""
-        if math.isfinite(ce) and (self.best_validation_ce is None or ce < self.best_validation_ce):
-            self.best_validation_ce, self.best_step = ce, self.step
+    def validated(self, criterion: float) -> bool:
+        """Take note of a validation at the present step; whether it is the best so far."""
+        is_best = math.isfinite(criterion) and (
+            self.best_validation is None or criterion < self.best_validation
+        )
+        if is_best:
+            self.best_validation, self.best_step = criterion, self.step
+        self.stale_validations = 0 if is_best else self.stale_validations + 1
+        return is_best
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Those that require a gradient, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -53,14 +66,20 @@ def rng_tensors(world: World) -> dict[str, Tensor]:
     return states
 
 
-def restore_training(
-    location: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World
-) -> None:
-    """Load the optimiser's state, and this rank's random numbers where the checkpoint has such a rank."""
+def task_tensors(task: Task) -> dict[str, Tensor]:
+    """What the task remembers beside parameters."""
+    return {f"task.{name}": tensor for name, tensor in task.state().items()}
+
+
+def restore_training(location: Path, task: Task, optimizer: torch.optim.Optimizer, world: World) -> None:
+    """Load the optimiser's and the task's state, and random numbers where the checkpoint has such a rank."""
     saved = checkpoint.tensor_names(location, "training")
     rng = {name: state for name, state in rng_tensors(world).items() if name in saved}
     checkpoint.load_tensors(
-        location, "training", optimizer_tensors(model, optimizer) | rng, world.saving_group
+        location,
+        "training",
+        optimizer_tensors(task.model, optimizer) | task_tensors(task) | rng,
+        world.saving_group,
     )
     if f"rng.{world.rank}" in rng:
         torch.set_rng_state(rng[f"rng.{world.rank}"])

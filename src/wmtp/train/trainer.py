@@ -4,18 +4,17 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed import ReduceOp
 from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import to_dict
-from wmtp.data.dataset import TokenDataset
 from wmtp.data.loader import Batch, Loader
 from wmtp.errors import WMTPError
 from wmtp.progress import describe_step, progress
@@ -26,57 +25,64 @@ from wmtp.train.checkpoint_writer import CheckpointWriter
 from wmtp.train.distributed import World, all_reduce
 from wmtp.train.heartbeat import Heartbeat
 from wmtp.train.memory import is_out_of_memory
-from wmtp.train.module import StepOutput, WeightedMTP
 from wmtp.train.optim import learning_rate, make_optimizer, set_learning_rate
 from wmtp.train.parallel import accumulating, full
 from wmtp.train.rehearsal import Rehearsal
 from wmtp.train.signals import STOPPING, Stopped, StopRequest
-from wmtp.train.state import Counters, optimizer_tensors, restore_training, rng_tensors
-from wmtp.train.validation import validation_ce
-from wmtp.weighting.weights import weight_statistics
-
-_STATISTICS = {
-    "mean": "weight_mean",
-    "entropy": "weight_entropy",
-    "effective": "weight_effective",
-    "nonfinite_scores": "nonfinite_scores",
-}
+from wmtp.train.state import (
+    Counters,
+    optimizer_tensors,
+    restore_training,
+    rng_tensors,
+    task_tensors,
+    trained_parameters,
+)
+from wmtp.train.task import Output, Task
 
 
 class Trainer:
-    """Trains a `WeightedMTP` module and keeps a run directory.
+    """Trains a task and keeps a run directory.
 
     Args:
         parallel: what to call for a step: the module itself, sharded or not, or its replicas' wrapper.
+        held_out: what the task validates on.
+        write_configuration: writes config.json into a checkpoint's folder.
+        on_best: called on every rank after a validation that is the best so far.
+        patience: end after so many validations in a row that are not.
     """
 
     def __init__(
         self,
-        module: WeightedMTP,
+        module: Task,
         parallel: nn.Module,
         loader: Loader,
-        validation: TokenDataset,
+        held_out: Any,
         tokenizer: PreTrainedTokenizerFast,
         run: Path,
         world: World,
         heartbeat: Heartbeat,
         stop: StopRequest,
         tracker: Tracker,
+        *,
+        write_configuration: Callable[[Path], None],
+        on_best: Callable[[], None] | None = None,
+        patience: int | None = None,
     ) -> None:
         self.module = module
         self.parallel = parallel
         self.recipe = module.recipe
         self.loader = loader
-        self.validation = validation
+        self.held_out = held_out
         self.tokenizer = tokenizer
         self.run = run
         self.world = world
         self.heartbeat = heartbeat
         self.stop = stop
         self.tracker = tracker
+        self.write_configuration = write_configuration
+        self.on_best = on_best
+        self.patience = patience
         train = self.recipe.train
-        if train.gradient_checkpointing:
-            module.model.enable_checkpointing()
         self.optimizer = make_optimizer(module.model, train)
         self.counters = Counters()
         self.metrics = MetricsLog(run)
@@ -99,12 +105,12 @@ class Trainer:
             WMTPError: too many steps in a row with a non-finite loss or gradient.
         """
         steps = self.recipe.train.steps
-        self.module.train()
+        self.parallel.train()
         self._catch_up_validation()
-        if self.counters.step < steps:
+        if not self._is_done:
             self.rehearsal.run()
         with progress(title, steps) as update:
-            while self.counters.step < steps:
+            while not self._is_done:
                 self._at("data")
                 batches = [batch.to(self.world.device) for batch in next(self.loader)]
                 record, signum = self._step_in_memory(batches)
@@ -119,35 +125,43 @@ class Trainer:
         self._at("save")
         self.writer.wait()
 
+    @property
+    def _is_done(self) -> bool:
+        is_stale = self.patience is not None and self.counters.stale_validations >= self.patience
+        return is_stale or self.counters.step >= self.recipe.train.steps
+
     def _save_and_validate(self) -> None:
-        if self._is_due(self.recipe.train.save_every):
+        is_saved = self._is_due(self.recipe.train.save_every)
+        if is_saved:
             self.save()
         if self._is_due(self.recipe.train.validate_every):
             self._validate()
+        if self._is_done and not is_saved:
+            self.save()
 
     def _is_due(self, every: int) -> bool:
         step = self.counters.step
         return step > 0 and (step % every == 0 or step == self.recipe.train.steps)
 
     def _validate(self) -> None:
-        ce = validation_ce(self.module, self.validation, self.world, lambda: self._at("validate"))
-        self.counters.validated(ce[0])
-        self._write({"kind": "validation", **self._position(), "ce": ce})
+        found = self.module.validate(self.held_out, self.world, lambda: self._at("validate"))
+        self._take_note(self.module.criterion(found))
+        self._write({"kind": "validation", **self._position(), **found})
+
+    def _take_note(self, criterion: float) -> None:
+        if self.counters.validated(criterion) and self.on_best is not None:
+            self.on_best()
 
     def _catch_up_validation(self) -> None:
         """Validate where a run that was stopped between saving and validating goes on."""
         if not self._is_due(self.recipe.train.validate_every):
             return
         step = self.counters.step
-        done = [r["ce"][0] for r in self.metrics if r["kind"] == "validation" and r["step"] == step]
-        told = (
-            (0.0, 0.0)
-            if not done or not self.world.is_first
-            else (1.0, math.nan if done[-1] is None else done[-1])
-        )
-        is_done, ce = all_reduce(torch.tensor(told, dtype=torch.float64), self.world.group).tolist()
+        done = [r for r in self.metrics if r["kind"] == "validation" and r["step"] == step]
+        told = (0.0, 0.0) if not done or not self.world.is_first else (1.0, self.module.criterion(done[-1]))
+        is_done, criterion = all_reduce(torch.tensor(told, dtype=torch.float64), self.world.group).tolist()
         if is_done:
-            self.counters.validated(ce)
+            self._take_note(criterion)
         else:
             self._validate()
 
@@ -164,8 +178,10 @@ class Trainer:
         model = self.module.model
         self.writer.save(
             self.counters.step,
-            model=dict(model.named_parameters()),
-            training=optimizer_tensors(model, self.optimizer) | rng_tensors(self.world),
+            model=trained_parameters(model),
+            training=optimizer_tensors(model, self.optimizer)
+            | task_tensors(self.module)
+            | rng_tensors(self.world),
             state={
                 "counters": asdict(self.counters),
                 "loader": self.loader.state_dict(),
@@ -173,18 +189,18 @@ class Trainer:
                 "world_size": self.world.size,
                 "mlflow_run_id": self.tracker.run_id,
             },
-            files=self._write_configuration,
+            files=self._write_files,
         )
 
-    def _write_configuration(self, folder: Path) -> None:
-        self.module.model.config.save_pretrained(folder)
+    def _write_files(self, folder: Path) -> None:
+        self.write_configuration(folder)
         self.tokenizer.save_pretrained(folder)
 
     def restore(self, location: Path, state: dict[str, Any]) -> None:
         """Continue from a checkpoint; the model's weights have been loaded already."""
         self.counters = Counters(**state["counters"])
         self.loader.load_state_dict(state["loader"])
-        restore_training(location, self.module.model, self.optimizer, self.world)
+        restore_training(location, self.module, self.optimizer, self.world)
         self.start_metrics()
 
     def start_metrics(self) -> None:
@@ -203,9 +219,12 @@ class Trainer:
         raise self.rehearsal.advice(failure)
 
     def _attempt(self, rows: int, micro_batches: int) -> None:
+        remembered = {name: tensor.clone() for name, tensor in self.module.state().items()}
         batch = self.loader.sample(rows).to(self.world.device)
         outputs = self._forward_backward([replace(batch) for _ in range(micro_batches)])
-        self._statistics(outputs)
+        self.module.statistics(outputs)
+        for name, tensor in self.module.state().items():
+            tensor.copy_(remembered[name])
 
     def _release(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -243,7 +262,7 @@ class Trainer:
             "kind": "train",
             **self._position(),
             "loss": _finite(loss),
-            **self._statistics(outputs),
+            **self.module.statistics(outputs),
             "grad_norm": _finite(norm_value),
             "lr": lr,
             "tokens_per_second": tokens / seconds,
@@ -252,7 +271,7 @@ class Trainer:
         }, signum
 
     def _agree(
-        self, outputs: Sequence[StepOutput], batches: Sequence[Batch]
+        self, outputs: Sequence[Output], batches: Sequence[Batch]
     ) -> tuple[float, int, int, int | None]:
         """Of the whole step: loss, tokens, scores that are not finite, and a signal that any rank was sent.
 
@@ -261,7 +280,7 @@ class Trainer:
         own = torch.stack(
             [
                 torch.stack([o.loss.detach() for o in outputs]).sum().double() / self.world.size,
-                torch.stack([(o.valid_bsh & ~o.scores_bsh.isfinite()).sum() for o in outputs]).sum().double(),
+                torch.stack([o.nonfinite_scores for o in outputs]).sum().double(),
             ]
         )
         counts = [sum(b.tokens for b in batches), *(self.stop.signum == s for s in STOPPING)]
@@ -270,27 +289,12 @@ class Trainer:
         signum = next((s for s, count in zip(STOPPING, told, strict=True) if count), None)
         return loss, int(tokens), int(nonfinite), signum
 
-    def _forward_backward(self, batches: Sequence[Batch]) -> list[StepOutput]:
-        step, group = self.counters.step, self.world.group
-        valid = [self.module.targets(b)[1] for b in batches]
-        count = torch.stack([v.sum() for v in valid]).sum()
-        valid_entries = all_reduce(count, group).clamp(min=1)
-        scores: Sequence[Tensor | None] = [None]
-        weights: Sequence[Tensor | None] = [None]
-        if len(batches) > 1:
-            # Weights are normalised over the whole step, so all of it is scored before any of it is learnt.
-            found = [self.module.scores(b) for b in batches]
-            scores, weights = found, self.module.weigh(found, valid, batches, step)
+    def _forward_backward(self, batches: Sequence[Batch]) -> list[Output]:
         outputs = []
-        for batch, scores_bsh, weights_bsh in zip(batches, scores, weights, strict=True):
+        prepared = self.module.prepare(batches, self.counters.step)
+        for batch, arguments in zip(batches, prepared, strict=True):
             with accumulating(self.parallel, is_last=batch is batches[-1]):
-                output: StepOutput = self.parallel(
-                    batch,
-                    step=step,
-                    valid_entries=valid_entries,
-                    scores_bsh=scores_bsh,
-                    weights_bsh=weights_bsh,
-                )
+                output: Output = self.parallel(batch, **arguments)
                 output.loss.backward()
             outputs.append(output)
         return outputs
@@ -312,28 +316,6 @@ class Trainer:
     def _position(self) -> dict[str, Any]:
         counters = self.counters
         return {"step": counters.step, "tokens": counters.tokens, "seconds": round(counters.seconds, 3)}
-
-    @torch.no_grad()
-    def _statistics(self, outputs: Sequence[StepOutput]) -> dict[str, Any]:
-        """Cross-entropy per head (None where not every valid entry was computed) and weights, over all ranks."""
-        ce, valid, scores, weights = (
-            torch.cat([getattr(o, name) for o in outputs])
-            for name in ("ce_bsh", "valid_bsh", "scores_bsh", "weights_bsh")
-        )
-        computed = valid & ~ce.isnan()
-        sums = torch.stack(
-            [
-                torch.where(computed, ce, 0).sum((0, 1), dtype=torch.float64),
-                computed.sum((0, 1)).double(),
-                valid.sum((0, 1)).double(),
-            ]
-        )
-        totals = all_reduce(sums, self.world.group).T.tolist()
-        found = weight_statistics(weights, valid, scores, self.world.group)
-        return {
-            "ce": [total / n if n == wanted > 0 else None for total, n, wanted in totals],
-            **{_STATISTICS[k]: float(v) for k, v in found.items()},
-        }
 
     def _memory_mib(self) -> float:
         """The peak of the process that had the highest."""

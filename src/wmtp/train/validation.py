@@ -1,19 +1,22 @@
 """Validation loss per head."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
 from wmtp.data.dataset import TokenDataset
 from wmtp.data.loader import in_order
 from wmtp.train.distributed import World, all_reduce
-from wmtp.train.module import WeightedMTP
 from wmtp.train.parallel import reshard
+
+if TYPE_CHECKING:
+    from wmtp.train.module import WeightedMTP
 
 
 @torch.no_grad()
 def validation_ce(
-    module: WeightedMTP, dataset: TokenDataset, world: World, alive: Callable[[], None]
+    module: "WeightedMTP", dataset: TokenDataset, world: World, alive: Callable[[], None]
 ) -> list[float]:
     """Unweighted cross-entropy of each head, the mean over all its valid entries of the data set.
 

@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from wmtp.data.dataset import Document, TokenDataset
-from wmtp.data.loader import collate, pack
+from wmtp.data.loader import Batch, Columns, collate, pack
 from wmtp.train.module import WeightedMTP
 
 Places = Sequence[Sequence[int]]
@@ -21,7 +20,7 @@ def token_weights(
     documents: Sequence[int],
     *,
     device: torch.device,
-    reference_ce: NDArray[np.float16] | None = None,
+    columns: Columns | None = None,
 ) -> dict[int, list[float | None]]:
     """Weights of these documents as one training step would give them, normalised over these documents together.
 
@@ -30,9 +29,9 @@ def token_weights(
     """
     length = module.recipe.data.sequence_length
     rows = pack(dataset.lengths.tolist(), documents, length)
-    batch = collate(dataset, rows, length, reference_ce).to(device)
+    batch = collate(dataset, rows, length, columns).to(device)
     valid_bsh = module.targets(batch)[1]
-    weights_bsh = module.weigh([module.scores(batch)], [valid_bsh], [batch], step=0)[0]
+    weights_bsh = weighed(module, batch)[1]
     of_token: dict[int, float] = {
         int(key): float(weight)
         for key, weight in zip(
@@ -45,6 +44,15 @@ def token_weights(
         ]
         for document in documents
     }
+
+
+def weighed(module: WeightedMTP, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Scores and weights [B, S, H] as the last step of training would give them, without learning from it."""
+    module.eval()
+    last = module.recipe.train.steps - 1
+    arguments = module.prepare([batch], last)[0]
+    raw = module.scores(batch, arguments["clean_gradient"])
+    return module.weigh([raw], [module.targets(batch)[1]], [batch], last)[0]
 
 
 def token_pieces(tokenizer: PreTrainedTokenizerFast, document: Document) -> list[tuple[str, int, int]]:
@@ -61,3 +69,10 @@ def planted_tokens(pieces: Sequence[tuple[str, int, int]], row: Mapping[str, Any
     """Whether each token overlaps one of the row's `error_spans` (character places in the completion)."""
     spans: Places = row.get("error_spans") or ()
     return [any(start < high and low < end for low, high in spans) for _, start, end in pieces]
+
+
+def first_piece(dataset: TokenDataset, document: int) -> int:
+    """The first document that came from the same row: long rows are split into several."""
+    while document > 0 and dataset.sources[document - 1] == dataset.sources[document]:
+        document -= 1
+    return document

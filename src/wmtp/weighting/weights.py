@@ -58,12 +58,13 @@ def normalise(
                both hold: they are solved for together.
     emphasis   the same with u = max(z, 0) 1(s > q) + α, where floor(top_p N) entries exceed the quantile q (fewer
                if there are ties). Standardised, so that adding a constant to the scores changes nothing.
+    proportional  the same with u = max(s, 0), for scores that are weights up to a factor.
     skip       w = 1 / top_p for the top_p N entries with the highest scores and 0 for the others. Entries that tie
                at the threshold share what is left of top_p N equally, so the mean is exactly 1; ε and W_max
                play no part.
 
-    Finally w <- (1 - λ) + λ w. Equal scores give w = 1. A score that is not finite gives w = 1 and enters no
-    statistic.
+    Without a mode it is soft. Finally w <- (1 - λ) + λ w. Equal scores give w = 1. A score that is not finite gives
+    w = 1 and enters no statistic.
 
     Args:
         scores: of any shape, taken as float32; not read where not valid.
@@ -201,7 +202,10 @@ def _fraction_of(count: Tensor, fraction: float) -> Tensor:
 def _scaled(entries: _Entries, config: WeightConfig) -> Tensor:
     """clip(c u, ε, W_max), everything in logarithms: log u lies in [-LOG_RANGE, 0]."""
     lower, upper = _representable_bounds(config.epsilon, config.max_weight)
-    log_u = _log_soft(entries, config) if config.mode == "soft" else _log_emphasis(entries, config)
+    if config.mode == "proportional":
+        log_u = _log_proportional(entries)
+    else:
+        log_u = _log_emphasis(entries, config) if config.mode == "emphasis" else _log_soft(entries, config)
     log_u.clamp_(min=-LOG_RANGE)
     return (log_u + _log_scale(entries, log_u, lower, upper)).exp_().clamp_(lower, upper)
 
@@ -220,6 +224,12 @@ def _log_emphasis(entries: _Entries, config: WeightConfig) -> Tensor:
     z = (entries.scores - mean).div_(std)
     greatest = (maximum - mean) / std
     return z.clamp_(min=0.0).mul_(above).add_(config.alpha).log_() - (greatest + config.alpha).log()
+
+
+def _log_proportional(entries: _Entries) -> Tensor:
+    """log u of u = max(s, 0) / max s; equal where no score is above 0."""
+    maximum, _, _ = entries.moments()
+    return (entries.scores.clamp(min=0.0) / maximum).log_().where(maximum > 0, 0.0)
 
 
 def _representable_bounds(lower: float, upper: float) -> tuple[float, float]:

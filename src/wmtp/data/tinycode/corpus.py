@@ -59,6 +59,7 @@ def generate(
     min_operations: int,
     max_operations: int,
     families: Sequence[str],
+    answers: int = 1,
 ) -> Corpus:
     """Generate the corpus; the same arguments give the same rows on every machine.
 
@@ -72,12 +73,15 @@ def generate(
         curated: Clean training rows that are marked as known to be clean.
         min_operations, max_operations: Operations of a program, at most 4; held-out ones have 2 or more.
         families: Some of `FAMILIES`.
+        answers: Training rows with the same problem, one behind the other; each is spoilt or not on its own.
 
     Raises:
         WMTPError: An argument is out of range, or the families hold too few problems for a held-out split.
     """
     sizes = {"train": train, "validation": validation, "test": test}
     _check(sizes, noise, curated, min_operations, max_operations, families)
+    if answers < 1 or train % answers:
+        raise WMTPError(f"data.tinycode.answers: {answers} should divide data.tinycode.train, {train}")
     held_out = range(max(2, min_operations), max_operations + 1)
     splits: tuple[tuple[Split, int, range], ...] = (
         ("train", train, range(min_operations, max_operations + 1)),
@@ -87,7 +91,9 @@ def generate(
     first_id = 0
     rows: dict[Split, list[Row]] = {}
     for split, count, lengths in splits:
-        problems = _draw_problems(split, count, lengths, families, Rng(f"tinycode {seed} {split}"))
+        each = answers if split == "train" else 1
+        distinct = _draw_problems(split, count // each, lengths, families, Rng(f"tinycode {seed} {split}"))
+        problems = [problem for problem in distinct for _ in range(each)]
         spoilt = round(noise * count) if split == "train" else 0
         corruptions = _corruptions(problems, spoilt, Rng(f"tinycode {seed} noise"))
         rows[split] = [_row(first_id + i, problem, corruptions.get(i)) for i, problem in enumerate(problems)]

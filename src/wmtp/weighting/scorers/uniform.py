@@ -1,24 +1,17 @@
 """Every token is as important as any other: multi-token prediction without weighting."""
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
 from wmtp.config import Recipe
-from wmtp.weighting.scorers.base import ScoreInputs
+from wmtp.weighting.scorers.base import ScoreInputs, Scorer
 
 
-class Uniform:
+class Uniform(Scorer):
     """Score 0 everywhere, so that every weight is 1."""
 
-    needs_learner: ClassVar[bool] = False
-    needs_reference: ClassVar[bool] = False
-
-    @classmethod
-    def from_recipe(cls, _recipe: Recipe) -> "Uniform":
-        """There is nothing to set."""
-        return cls()
+    def __init__(self, _recipe: Recipe) -> None:
+        pass
 
     def __call__(self, inputs: ScoreInputs) -> Tensor:
         """[B, S] float32 zeros."""

@@ -1,0 +1,163 @@
+"""What scorers make of the same tokens: whether they find planted errors, and how far they agree."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from torch import Tensor
+
+from wmtp.config import Config, Recipe, override
+from wmtp.data.corpus import Data, load_data
+from wmtp.data.dataset import documents_from
+from wmtp.data.loader import collate, pack
+from wmtp.data.targets import lookahead, shift_left
+from wmtp.environment import choose_device, configure_torch
+from wmtp.errors import WMTPError
+from wmtp.experiment.samples import trained_module
+from wmtp.progress import progress
+from wmtp.storage import write_json
+from wmtp.train import checkpoint
+from wmtp.train.assemble import known_columns
+from wmtp.train.stage_one import with_own_critic
+from wmtp.weighting.inspect import first_piece, planted_tokens, token_pieces, weighed
+from wmtp.weighting.scorers import SCORERS
+from wmtp.weighting.value_metrics import auc
+
+Floats = NDArray[np.float64]
+
+DOCUMENTS = 1024
+"""So many of the training documents are looked at, from the first."""
+NOT_ALONE = {"blend", "uniform"}
+"""Scorers that are not looked at unless they are named: one has to be told of what, the other has no opinion."""
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """One scorer's weights of the valid entries.
+
+    Attributes:
+        auc: by head, the chance that a token of a planted error has a lower weight than another one; a tie counts
+            half. None where no, or every, entry is planted.
+        planted, others: mean weight.
+        correlation: Spearman's, with the weights of the other scorers.
+    """
+
+    scorer: str
+    auc: list[float | None]
+    planted: float | None
+    others: float | None
+    correlation: dict[str, float | None]
+
+
+def diagnose(
+    recipe: Recipe, config: Config, run: Path, scorers: Sequence[str] | None
+) -> tuple[list[Diagnosis], dict[str, str]]:
+    """Weigh training documents by several scorers, step by step as in training, with a run's last model as learner.
+
+    Args:
+        recipe: of the run.
+        scorers: names; None for all that the recipe gives what they need.
+    Returns:
+        What was found, and why the other scorers could not be asked; both are in the run's `diagnosis.json` too.
+    Raises:
+        WMTPError: a named scorer cannot be asked, or the data has no planted errors.
+    """
+    configure_torch(config.devices)
+    data = load_data(recipe, Path(config.paths.cache))
+    planted = _planted(data)
+    chosen = scorers or [name for name in SCORERS.names() if name not in NOT_ALONE]
+    location = Path(checkpoint.resolve_model(str(run), "run"))
+    weights: dict[str, Tensor] = {}
+    reasons: dict[str, str] = {}
+    with progress("diagnose", len(chosen)) as update:
+        for number, name in enumerate(chosen, start=1):
+            try:
+                own = override(
+                    with_own_critic(recipe, run), {"train.scorer": name, "train.control": None}, name
+                )
+                weights[name], entries = _weights(own, config, data, location, planted)
+            except WMTPError as error:
+                if scorers is not None:
+                    raise
+                reasons[name] = str(error)
+            update(number, name)
+    if not weights:
+        raise WMTPError(f"score --diagnose: no scorer can be asked: {'; '.join(reasons.values())}")
+    found = _compare(weights, entries)
+    write_json(run / "diagnosis.json", {"found": [asdict(d) for d in found], "not_asked": reasons})
+    return found, reasons
+
+
+def _planted(data: Data) -> NDArray[np.bool_]:
+    """[T], by token of the training data."""
+    rows, dataset = data.rows.train, data.train
+    if "error_spans" not in rows[0]:
+        raise WMTPError("score --diagnose: the rows have no error_spans; tinycode has them")
+    planted = np.zeros(len(dataset.tokens), dtype=np.bool_)
+    for document in range(min(DOCUMENTS, len(dataset))):
+        row = rows[int(dataset.sources[document])]
+        pieces = token_pieces(data.tokenizer, documents_from([row], data.rows.fields, "data")[0])
+        first = int(dataset.offsets[document] - dataset.offsets[first_piece(dataset, document)])
+        length = int(dataset.lengths[document])
+        start = int(dataset.offsets[document])
+        planted[start : start + length] = planted_tokens(pieces, row)[first : first + length]
+    if not planted.any():
+        looked_at = min(DOCUMENTS, len(dataset))
+        raise WMTPError(f"score --diagnose: the first {looked_at} training documents hold no planted error")
+    return planted
+
+
+def _weights(
+    recipe: Recipe, config: Config, data: Data, location: Path, planted: NDArray[np.bool_]
+) -> tuple[Tensor, Tensor]:
+    """[n, 2] of every valid entry: whether its target is planted, and its head; [n] its weight."""
+    device = choose_device(config.devices)
+    module = trained_module(recipe, config, data, location).to(device)
+    columns = known_columns(recipe, config, data)
+    dataset, length = data.train, recipe.data.sequence_length
+    rows = pack(dataset.lengths.tolist(), range(min(DOCUMENTS, len(dataset))), length)
+    weights, entries = [], []
+    for start in range(0, len(rows), recipe.train.batch_size):
+        batch = collate(dataset, rows[start : start + recipe.train.batch_size], length, columns).to(device)
+        valid_bsh = module.targets(batch)[1]
+        keys_bsh = lookahead(shift_left(batch.token_keys), module.heads)
+        heads_bsh = torch.arange(module.heads, device=device).expand_as(keys_bsh)
+        is_planted = torch.from_numpy(planted)[keys_bsh[valid_bsh].cpu()]
+        weights.append(weighed(module, batch)[1][valid_bsh].cpu())
+        entries.append(torch.stack([is_planted.long(), heads_bsh[valid_bsh].cpu()], dim=1))
+    return torch.cat(weights), torch.cat(entries)
+
+
+def _compare(weights: Mapping[str, Tensor], entries: Tensor) -> list[Diagnosis]:
+    planted, heads = entries[:, 0].numpy() > 0, entries[:, 1].numpy()
+    values = {name: own.double().numpy() for name, own in weights.items()}
+    ranks = {name: rankdata(own) for name, own in values.items()}
+    found = []
+    for name, own in values.items():
+        by_head = [auc(-own[heads == h], planted[heads == h]) for h in range(int(heads.max()) + 1)]
+        others = {other: _correlation(ranks[name], ranks[other]) for other in values if other != name}
+        found.append(
+            Diagnosis(
+                scorer=name,
+                auc=[_known(value) for value in by_head],
+                planted=_known(own[planted].mean() if planted.any() else np.nan),
+                others=_known(own[~planted].mean() if not planted.all() else np.nan),
+                correlation=others,
+            )
+        )
+    return found
+
+
+def _correlation(a: Floats, b: Floats) -> float | None:
+    if a.std() == 0 or b.std() == 0:
+        return None
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def _known(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None

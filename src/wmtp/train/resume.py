@@ -1,0 +1,120 @@
+"""Where a run starts or goes on, and what attends it: parts that both stages of training share."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.distributed_c10d import PrefixStore
+
+from wmtp.config import Config, Recipe, changed_keys
+from wmtp.data.dataset import TokenDataset
+from wmtp.data.loader import Columns, Loader
+from wmtp.errors import WMTPError
+from wmtp.train import checkpoint
+from wmtp.train.distributed import World
+from wmtp.train.heartbeat import Heartbeat
+from wmtp.train.signals import StopRequest
+from wmtp.train.worker import restarts
+
+RESUMABLE = (
+    "name",
+    "evaluate.",
+    "compare.",
+    "train.log_every",
+    "train.validate_every",
+    "train.save_every",
+    "train.keep_checkpoints",
+    "train.keep_every",
+    "train.async_save",
+    "train.max_bad_steps",
+)
+"""Keys that may differ between a checkpoint and the run that resumes it: they do not touch what is learnt."""
+
+
+def checkpoint_to_resume(run: Path, resume: str, world: World) -> Path | None:
+    """The checkpoint to continue from; None to start.
+
+    Args:
+        resume: as of `train`.
+    Raises:
+        WMTPError: a new run where one is already, no such checkpoint, or a damaged one.
+    """
+    if resume == "never" and restarts() > 0:
+        resume = "auto"  # what is there was written by the processes before
+    if resume == "never":
+        found = checkpoint.checkpoints(run)
+        if found:
+            raise WMTPError(
+                f"{run}: has a checkpoint of step {checkpoint.step_of(found[-1])} already; "
+                f"continue it with --resume auto, or choose another name (name=…)"
+            )
+        return None
+    if resume == "auto":
+        return checkpoint.newest_good(run, lambda line: print(line, file=sys.stderr), world.group)
+    if not Path(resume).is_dir():
+        raise WMTPError(f"--resume {resume}: should be auto, never or a checkpoint folder")
+    checkpoint.verify(Path(resume), world.group)
+    return Path(resume)
+
+
+def refuse_other_recipe(recipe: Recipe, state: dict[str, Any], start: Path | None) -> None:
+    """What is learnt, and from what, may not change on resuming.
+
+    Raises:
+        WMTPError: it did; says which keys.
+    """
+    saved = Recipe.model_validate(state["recipe"])
+    differing = [key for key in changed_keys(saved, recipe) if not key.startswith(RESUMABLE)]
+    if recipe.critic.path is None and start is not None and _is_own_critic(saved.critic.path, start):
+        differing.remove("critic.path")
+    if differing:
+        raise WMTPError(
+            f"{start}: was trained with another recipe ({', '.join(differing)} differ); "
+            f"resume with the same one, or start a new run (name=…)"
+        )
+
+
+def _is_own_critic(path: str | None, start: Path) -> bool:
+    """Whether stage 1 of the run with this checkpoint trained the critic, wherever the run is by now."""
+    run = start.resolve().parents[1]
+    return path is not None and Path(path).parts[-3:] == (run.name, "critic", "best")
+
+
+@contextmanager
+def attended(run: Path, config: Config, world: World) -> Iterator[tuple[Heartbeat, StopRequest]]:
+    """Sign of life and stop request of one stage of training in the directory `run`."""
+    devices = config.devices
+    store = None if world.store is None else PrefixStore(run.name, world.store)
+    with (
+        Heartbeat(store, world.rank, world.size, run, devices.collective_timeout) as heartbeat,
+        StopRequest(devices.stop_timeout, lambda: _last_saved(run)) as stop,
+    ):
+        yield heartbeat, stop
+
+
+def _last_saved(run: Path) -> str:
+    saved = checkpoint.checkpoints(run)
+    return f"the last checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
+
+
+def make_loader(
+    recipe: Recipe,
+    dataset: TokenDataset,
+    world: World,
+    columns: Columns | None = None,
+    units: Sequence[Sequence[int]] | None = None,
+) -> Loader:
+    """This rank's loader of the recipe's batches."""
+    return Loader(
+        dataset,
+        sequence_length=recipe.data.sequence_length,
+        batch_size=recipe.train.batch_size,
+        micro_batch_size=recipe.train.rows_at_once,
+        seed=recipe.seed,
+        rank=world.rank,
+        world_size=world.size,
+        columns=columns,
+        units=units,
+    )

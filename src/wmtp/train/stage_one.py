@@ -1,0 +1,148 @@
+"""Stage 1 as a run of its own, inside that of stage 2: from a recipe to a trained value head."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wmtp.config import Config, Recipe, load, override, to_dict, to_yaml
+from wmtp.data.corpus import Data
+from wmtp.errors import WMTPError
+from wmtp.model.critic import critic_folder, save_critic
+from wmtp.storage import mend, read_json, write_json, write_text
+from wmtp.tracking import MetricsLog
+from wmtp.tracking.tracker import Tracker
+from wmtp.train import checkpoint
+from wmtp.train.assemble import critic_on_devices
+from wmtp.train.critic import Labelled, ValueLearner
+from wmtp.train.distributed import World
+from wmtp.train.labels import labelled_documents
+from wmtp.train.parallel import full
+from wmtp.train.resume import attended, checkpoint_to_resume, make_loader, refuse_other_recipe
+from wmtp.train.trainer import Trainer
+
+CRITIC, BEST, RESULT, RECIPE = "critic", "best", "critic.json", "recipe.yaml"
+
+
+def critic_recipe(recipe: Recipe) -> Recipe:
+    """The recipe of stage 1: the run's, without weighting and with `critic.overrides`."""
+    plain = {"name": CRITIC, "train.algo": "mtp-baseline", "train.scorer": None, "train.control": None}
+    return override(recipe, plain | recipe.critic.overrides, "critic.overrides")
+
+
+def learn_values(recipe: Recipe, config: Config, data: Data, run: Path, resume: str, world: World) -> Path:
+    """Train a critic in the directory `run`, or go on training, unless that is done; returns its folder.
+
+    Every process of the group calls this. The best head by held-out AUC is kept, whatever comes after it.
+
+    Args:
+        recipe: of stage 2.
+        data: of stage 2, whose tokenizer the critic reads with.
+        resume: as of `train`.
+    Raises:
+        WMTPError: rewards that cannot be learnt from, or training that came to nothing.
+    """
+    own = critic_recipe(recipe)
+    done = world.any(world.is_first and resume != "never" and (run / RESULT).exists())
+    if done:
+        refuse_other_recipe(own, {"recipe": to_dict(load(run / RECIPE)[0])}, run)
+        return critic_folder(run)
+    if world.is_first:
+        run.mkdir(exist_ok=True)
+        mend(run)
+        checkpoint.recover(run)
+    world.barrier()
+    start = checkpoint_to_resume(run, "never" if resume == "never" else "auto", world)
+    state = checkpoint.load_state(start) if start is not None else None
+    if state is not None:
+        refuse_other_recipe(own, state, start)
+    with world.first_one_first():
+        learnt, held_out = labelled_documents(own, config, data.tokenizer)
+    torch.manual_seed(own.seed + world.rank)
+    module, parallel = critic_on_devices(own, config, data.tokenizer, start, world)
+    with attended(run, config, world) as attendants:
+        trainer = Trainer(
+            module,
+            parallel,
+            make_loader(own, learnt.documents, world, learnt.columns, learnt.pairs),
+            held_out,
+            data.tokenizer,
+            run,
+            world,
+            *attendants,
+            Tracker(run, Config()),
+            write_configuration=_backbone_configuration(module),
+            on_best=lambda: save_critic(
+                module.model, run / BEST, own, data.tokenizer, whole=full, is_first=world.is_first
+            ),
+            patience=own.critic.patience,
+        )
+        if start is not None and state is not None:
+            trainer.restore(start, state)
+        else:
+            trainer.start_metrics()
+        if world.is_first:
+            write_text(run / RECIPE, to_yaml(own))
+        _fit(trainer, run)
+    if world.is_first:
+        write_json(run / RESULT, _result(run, own, learnt, held_out))
+    world.barrier()
+    return critic_folder(run)
+
+
+def with_own_critic(recipe: Recipe, run: Path) -> Recipe:
+    """The recipe with the critic that the run's stage 1 trained, where it names none."""
+    if recipe.critic.path is not None or not (run / CRITIC).is_dir():
+        return recipe
+    return override(recipe, {"critic.path": str(critic_folder(run / CRITIC))}, "critic")
+
+
+def read_result(run: Path) -> dict[str, Any] | None:
+    """What came of a run's stage 1, if it had one."""
+    path = run / CRITIC / RESULT
+    found: dict[str, Any] | None = read_json(path) if path.exists() else None
+    return found
+
+
+def _fit(trainer: Trainer, run: Path) -> None:
+    """Train to the end.
+
+    Raises:
+        WMTPError: the values exploded, and what is left; or no validation gave an AUC.
+    """
+    try:
+        trainer.fit("critic")
+    except WMTPError as error:
+        if trainer.counters.best_step is None:
+            raise
+        raise WMTPError(
+            f"critic: {error}; the best head until then, of step {trainer.counters.best_step}, is in {run / BEST}: "
+            f"use it with critic.path={run / BEST}"
+        ) from error
+    if trainer.counters.best_step is None:
+        raise WMTPError(
+            f"{run}: no validation could tell good from bad documents; the held-out rewards may all be the same: "
+            f"raise critic.held_out"
+        )
+
+
+def _backbone_configuration(module: ValueLearner) -> Any:
+    assert module.model.backbone is not None
+    return module.model.backbone.config.save_pretrained
+
+
+def _result(run: Path, recipe: Recipe, learnt: Labelled, held_out: Labelled) -> dict[str, Any]:
+    validations = [record for record in MetricsLog(run) if record["kind"] == "validation"]
+    best = max(validations, key=lambda record: -1.0 if record["auc"] is None else record["auc"])
+    return {
+        "objective": recipe.critic.objective,
+        "backbone": recipe.critic.backbone,
+        "trunk": recipe.critic.trunk,
+        "documents": len(learnt.documents),
+        "held_out": len(held_out.documents),
+        "pairs": None if learnt.pairs is None else len(learnt.pairs),
+        "steps": validations[-1]["step"],
+        "seconds": validations[-1]["seconds"],
+        "best_step": best["step"],
+        **{name: best[name] for name in ("auc", "auc_last", "explained_variance", "calibration")},
+    }

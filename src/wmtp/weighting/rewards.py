@@ -1,0 +1,249 @@
+"""One reward for every row, and what rewards say about answers to the same prompt."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wmtp.config import EvaluateConfig
+from wmtp.data.sources import Row
+from wmtp.errors import WMTPError
+from wmtp.evaluate.sandbox import Limits, Program, Verdict, execute_all
+from wmtp.progress import progress
+from wmtp.storage import sha256_text
+
+VERDICTS = "verdicts.jsonl"
+
+
+def check_rewards(rewards: NDArray[np.float64], where: str) -> None:
+    """Refuse rewards [rows] that are all the same; `where` names their origin.
+
+    Raises:
+        WMTPError: they are.
+    """
+    if len(np.unique(rewards)) == 1:
+        raise WMTPError(
+            f"{where}: constant: a critic has nothing to learn from; every row's reward is {rewards[0]}"
+        )
+
+
+def field_rewards(rows: Sequence[Row], field: str, where: str) -> NDArray[np.float64]:
+    """[rows] float64: what a field of numbers or bools holds; `where` names the rows' origin in errors.
+
+    Raises:
+        WMTPError: a row lacks the field or holds something else in it, or all rows hold the same.
+    """
+    rewards = np.array([_number(row, i, field, where) for i, row in enumerate(rows)], dtype=np.float64)
+    check_rewards(rewards, f"{where}: field {field!r} (critic.field)")
+    return rewards
+
+
+def _number(row: Row, index: int, field: str, where: str) -> float:
+    if field not in row:
+        raise WMTPError(
+            f"{where}: row {index} has no field {field!r} (critic.field); it has {', '.join(row) or 'none'}"
+        )
+    value = row[field]
+    if not isinstance(value, int | float):
+        raise WMTPError(
+            f"{where}: row {index}: field {field!r} (critic.field) should be a number or a bool, "
+            f"not {type(value).__name__}"
+        )
+    if not abs(value) <= sys.float_info.max:
+        raise WMTPError(f"{where}: row {index}: field {field!r} (critic.field) should be finite, not {value}")
+    return float(value)
+
+
+def verifier_rewards(
+    rows: Sequence[Row], completions: Sequence[str], config: EvaluateConfig, cache: Path
+) -> NDArray[np.float64]:
+    """[rows] float64: 1 where a completion passes its row's own tests in the sandbox, otherwise 0.
+
+    Verdicts are kept in `cache`, one line each as they come, by program, tests and limits: what has been judged once
+    is not executed again, and an interrupted run goes on where it stopped.
+
+    Args:
+        rows: with `test_list` and, where the tests need it, `test_setup_code`.
+        completions: whole programs.
+
+    Raises:
+        WMTPError: nobody allowed execution, a row has no tests, the sandbox could not judge a program, or all
+            rewards are equal.
+    """
+    from wmtp.evaluate.runner import require_consent  # which imports the training that asks for rewards
+
+    require_consent(config)
+    limits = Limits(
+        cpu_seconds=config.cpu_seconds, wall_seconds=config.wall_seconds, memory_mib=config.memory_mib
+    )
+    programs: dict[str, Program] = {}
+    keys = []
+    for index, (row, completion) in enumerate(zip(rows, completions, strict=True)):
+        program = _program(row, index, completion)
+        keys.append(_key(program, limits))
+        programs.setdefault(keys[-1], program)
+    verdicts = _judge(programs, limits, config.workers, cache / VERDICTS)
+    rewards = np.array([verdicts[key] is Verdict.PASSED for key in keys], dtype=np.float64)
+    check_rewards(rewards, "critic.reward verifier")
+    return rewards
+
+
+def _program(row: Row, index: int, completion: str) -> Program:
+    tests, setup = row.get("test_list"), row.get("test_setup_code") or ""
+    if not tests or not isinstance(tests, list) or not all(isinstance(t, str) for t in [*tests, setup]):
+        raise WMTPError(
+            f"critic.reward verifier: row {index} has no tests: it needs a list of Python statements in 'test_list' "
+            f"(and text in 'test_setup_code', if any); it has {', '.join(row) or 'none'}"
+        )
+    return Program(f"row {index}", completion, tuple(tests), setup)
+
+
+def _key(program: Program, limits: Limits) -> str:
+    return sha256_text(json.dumps(asdict(limits)), program.code, program.setup, *program.tests)
+
+
+def _judge(
+    programs: Mapping[str, Program], limits: Limits, workers: int | None, path: Path
+) -> dict[str, Verdict]:
+    """The verdict on each program by its key, executing those that the file does not know."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    known = _read_verdicts(text)
+    found = {key: known[key] for key in programs if key in known}
+    todo = [key for key in programs if key not in known]
+    if not todo:
+        return found
+    broken: dict[str, str] = {}
+    passed = sum(verdict is Verdict.PASSED for verdict in found.values())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8", buffering=1) as file, progress("verify", len(programs)) as update:
+        if text and not text.endswith("\n"):
+            file.write("\n")
+        for index, execution in execute_all([programs[key] for key in todo], limits, workers):
+            if execution.verdict is Verdict.ERROR:
+                broken[todo[index]] = execution.message
+                continue
+            found[todo[index]] = execution.verdict
+            file.write(json.dumps({"program": todo[index], "verdict": str(execution.verdict)}) + "\n")
+            passed += execution.verdict is Verdict.PASSED
+            update(len(found), f"{passed} passed")
+    if broken:
+        first = next(key for key in todo if key in broken)
+        raise WMTPError(
+            f"critic.reward verifier: the sandbox failed on {len(broken)} programs, which are not scored, the "
+            f"first of them {programs[first].task_id}: {broken[first]}"
+        )
+    return found
+
+
+def _read_verdicts(text: str) -> dict[str, Verdict]:
+    """Verdicts by program; a line that was cut off counts as not written."""
+    found = {}
+    for line in text.splitlines():
+        with suppress(ValueError, KeyError, TypeError):
+            record = json.loads(line)
+            found[record["program"]] = Verdict(record["verdict"])
+    return found
+
+
+def groups_by_prompt(prompts: Sequence[str]) -> NDArray[np.int64]:
+    """[rows] int64: the same number for the same prompt, counted in order of first appearance."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(prompt, len(numbers)) for prompt in prompts], dtype=np.int64)
+
+
+def group_advantages(
+    rewards: NDArray[np.float64], groups: NDArray[np.int64], clip: float
+) -> NDArray[np.float64]:
+    """GRPO's advantages [rows] float64: (reward - mean) / standard deviation within its group, in [-clip, clip].
+
+    The standard deviation is the population's. Where a group's rewards are all equal, its advantages are 0.
+
+    Args:
+        rewards: [rows] float64, finite.
+        groups: [rows] int64, which rows answer the same prompt.
+
+    Raises:
+        WMTPError: a group has one member, or nowhere do rewards within a group differ.
+    """
+    _, first, inverse, counts = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    alone = first[counts == 1]
+    if len(alone):
+        raise WMTPError(
+            f"grpo-v1 needs several completions per prompt: {len(alone)} of {len(counts)} prompts have one, "
+            f"the first in row {alone.min()}"
+        )
+    above = _above_mean(rewards, groups)
+    if not above.any():
+        raise WMTPError(
+            "grpo-v1: every group's rewards are equal, so that no completion is better than another"
+        )
+    deviations = np.sqrt(np.bincount(inverse, above**2) / counts)
+    deviations[deviations == 0] = 1
+    return np.clip(above / deviations[inverse], -clip, clip)
+
+
+def _above_mean(rewards: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
+    """[rows] float64: reward minus its group's mean, over the group's range; exactly 0 where all are equal."""
+    _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    low, high = np.full(len(counts), np.inf), np.full(len(counts), -np.inf)
+    np.minimum.at(low, inverse, rewards)
+    np.maximum.at(high, inverse, rewards)
+    ranges = np.where(high > low, high - low, 1)
+    shares = (rewards - low[inverse]) / ranges[inverse]
+    return np.asarray(shares - (np.bincount(inverse, shares) / counts)[inverse], dtype=np.float64)
+
+
+def pair_up(
+    rewards: NDArray[np.float64], groups: NDArray[np.int64], lengths: NDArray[np.int64], seed: int
+) -> NDArray[np.int64]:
+    """Row numbers [pairs, 2] int64 of (better, worse) answers to the same prompt, for Bradley-Terry training.
+
+    Better are the answers above the mean of their group, worse the others: for rewards of 0 and 1 the correct and the
+    incorrect ones. Both are sorted by length and walked through in parallel, so that neighbours in length meet: every
+    answer of the larger side is used once, those of the smaller side several times.
+
+    Then length says nothing about which answer is better: pairs whose better answer is the longer one and pairs whose
+    better answer is the shorter one are made equally many by repeating some of the rarer kind, chosen by `seed`. If
+    there are none of a kind, nothing is repeated.
+
+    Args:
+        rewards: [rows] float64, finite.
+        groups: [rows] int64, which rows answer the same prompt.
+        lengths: [rows] int64, of the answers.
+
+    Raises:
+        WMTPError: no group has answers of different reward.
+    """
+    above = _above_mean(rewards, groups)
+    order = np.lexsort((lengths, groups))
+    pairs = []
+    for members in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
+        better, worse = members[above[members] > 0], members[above[members] <= 0]
+        if len(better):
+            count = max(len(better), len(worse))
+            pairs.append(np.stack([_stretch(better, count), _stretch(worse, count)], axis=1))
+    if not pairs:
+        raise WMTPError(
+            "no prompt has answers of different reward: pairwise needs a correct and an incorrect answer to the "
+            "same prompt"
+        )
+    return _balance(np.concatenate(pairs), lengths, seed)
+
+
+def _stretch(rows: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """`count` rows in the same order, each repeated as often as the others, give or take one."""
+    return rows[np.arange(count) * len(rows) // count]
+
+
+def _balance(pairs: NDArray[np.int64], lengths: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    excess = lengths[pairs[:, 0]] - lengths[pairs[:, 1]]
+    rarer, other = sorted((pairs[excess > 0], pairs[excess < 0]), key=len)
+    if not len(rarer):
+        return pairs
+    order = np.random.default_rng(seed).permutation(len(rarer))
+    return np.concatenate([pairs, rarer[np.resize(order, len(other) - len(rarer))]])
