@@ -9,7 +9,7 @@ help:
 	@echo "make demo   train four arms of a small code model, run what they write, show who won"
 	@echo "make test   the test suite"
 	@echo "make check  ruff and mypy"
-	@echo "make bench  benchmarks: loss, step, checkpoints, processes"
+	@echo "make bench  benchmarks: loss, step, scorers, checkpoints, processes"
 
 setup: $(BIN)/.installed
 
@@ -33,6 +33,7 @@ check: setup
 bench: setup
 	$(BIN)/python benchmarks/loss.py
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/scorers.py
 	$(BIN)/python benchmarks/checkpoint.py
 	$(BIN)/python benchmarks/distributed.py
 

@@ -18,10 +18,18 @@ from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerFast
 
-from trainers import lone_trainer, random_documents, step_seconds, word_tokenizer
+from trainers import (
+    lone_trainer,
+    random_documents,
+    step_arguments,
+    step_recipe,
+    step_seconds,
+    step_title,
+    word_tokenizer,
+)
 from wmtp.config import DevicesConfig, Recipe, override
 from wmtp.data.dataset import TokenDataset
-from wmtp.environment import choose_device, choose_dtype, processor_name
+from wmtp.environment import choose_device, choose_dtype
 from wmtp.model.build import build_model
 from wmtp.train.module import WeightedMTP
 from wmtp.train.trainer import Trainer
@@ -46,7 +54,7 @@ class Result:
 
 def main() -> None:
     """Measure and print; with --json, also write."""
-    arguments = _arguments()
+    arguments = step_arguments(__doc__, repeats=5)
     device = choose_device(DevicesConfig(device=arguments.device))
     dtype = choose_dtype(DevicesConfig(device=arguments.device, precision=arguments.precision), device)
     with tempfile.TemporaryDirectory() as folder:
@@ -66,12 +74,7 @@ def main() -> None:
         )
         for name, own in times.items()
     ]
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
-    title = (
-        f"{card}, {torch.get_num_threads()} threads, {str(dtype).removeprefix('torch.')}, torch {torch.__version__}: "
-        f"D={arguments.hidden_size} L={arguments.layers} V={arguments.vocab_size} H={arguments.heads}, "
-        f"{arguments.batch_size}×{arguments.sequence_length} tokens"
-    )
+    title = step_title(arguments, device, dtype)
     table = Table("variant", "seconds a step", "ratio", title=title)
     for result in results:
         table.add_row(result.variant, f"{result.seconds:.4f}", f"{result.ratio:.3f}")
@@ -81,44 +84,11 @@ def main() -> None:
         arguments.json.write_text(json.dumps(facts, indent=1))
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--hidden-size", type=int, default=512)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--vocab-size", type=int, default=32000)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--sequence-length", type=int, default=512)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32"])
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--quick", action="store_true", help="small shapes, to see that it runs")
-    arguments = parser.parse_args()
-    if arguments.quick:
-        arguments.hidden_size, arguments.layers, arguments.vocab_size = 32, 2, 300
-        arguments.batch_size, arguments.sequence_length, arguments.repeats = 2, 32, 2
-    return arguments
-
-
 def _trainers(
     arguments: argparse.Namespace, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> dict[str, Trainer]:
     tokenizer = word_tokenizer(arguments.vocab_size)
-    base = override(
-        Recipe(),
-        {
-            "model.hidden_size": arguments.hidden_size,
-            "model.layers": arguments.layers,
-            "model.heads": arguments.heads,
-            "model.attention_heads": max(2, arguments.hidden_size // 64),
-            "data.sequence_length": arguments.sequence_length,
-            "train.batch_size": arguments.batch_size,
-            "train.steps": 1_000_000,
-            "train.log_every": 1_000_000,
-        },
-        "benchmark",
-    )
+    base = step_recipe(arguments)
     dataset = random_documents(8 * arguments.batch_size, arguments.sequence_length, arguments.vocab_size)
     scores = np.random.default_rng(1).exponential(3, len(dataset.tokens)).astype(np.float16)
     return {
@@ -144,7 +114,9 @@ def _trainer(
         one_head = override(recipe, {"model.heads": 1}, "reference")
         reference = build_model(one_head, tokenizer).eval().requires_grad_(False)
     module = WeightedMTP(build_model(recipe, tokenizer), recipe, compute_dtype=dtype, reference=reference)
-    return lone_trainer(module, dataset, tokenizer, folder, device, None if live_reference else scores)
+    return lone_trainer(
+        module, dataset, tokenizer, folder, device, {} if live_reference else {"reference_ce": scores}
+    )
 
 
 if __name__ == "__main__":

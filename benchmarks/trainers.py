@@ -1,18 +1,19 @@
 """Trainers on random tokens, for benchmarks of the step."""
 
+import argparse
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from wmtp.config import Config
+from wmtp.config import Config, Recipe, override
 from wmtp.data.dataset import TokenDataset
-from wmtp.data.loader import Loader
+from wmtp.data.loader import Columns, Loader
+from wmtp.environment import processor_name
 from wmtp.tracking.tracker import Tracker
 from wmtp.train.distributed import World
 from wmtp.train.heartbeat import Heartbeat
@@ -20,6 +21,52 @@ from wmtp.train.module import WeightedMTP
 from wmtp.train.parallel import replicate
 from wmtp.train.signals import StopRequest
 from wmtp.train.trainer import Trainer
+
+
+def step_arguments(description: str | None, repeats: int) -> argparse.Namespace:
+    """The shapes of a step, from the command line."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--hidden-size", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--vocab-size", type=int, default=32000)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--sequence-length", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto", choices=["auto", "bf16", "fp32"])
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--quick", action="store_true", help="small shapes, to see that it runs")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.hidden_size, arguments.layers, arguments.vocab_size = 32, 2, 300
+        arguments.batch_size, arguments.sequence_length, arguments.repeats = 2, 32, 2
+    return arguments
+
+
+def step_recipe(arguments: argparse.Namespace) -> Recipe:
+    """A recipe of these shapes that neither logs nor ends."""
+    shapes = {
+        "model.hidden_size": arguments.hidden_size,
+        "model.layers": arguments.layers,
+        "model.heads": arguments.heads,
+        "model.attention_heads": max(2, arguments.hidden_size // 64),
+        "data.sequence_length": arguments.sequence_length,
+        "train.batch_size": arguments.batch_size,
+        "train.steps": 1_000_000,
+        "train.log_every": 1_000_000,
+    }
+    return override(Recipe(), shapes, "benchmark")
+
+
+def step_title(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> str:
+    """What was measured, on what."""
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+    return (
+        f"{card}, {torch.get_num_threads()} threads, {str(dtype).removeprefix('torch.')}, torch {torch.__version__}: "
+        f"D={arguments.hidden_size} L={arguments.layers} V={arguments.vocab_size} H={arguments.heads}, "
+        f"{arguments.batch_size}×{arguments.sequence_length} tokens"
+    )
 
 
 def random_documents(count: int, length: int, vocab_size: int) -> TokenDataset:
@@ -41,7 +88,7 @@ def lone_trainer(
     tokenizer: PreTrainedTokenizerFast,
     folder: Path,
     device: torch.device,
-    reference_ce: NDArray[np.float16] | None = None,
+    columns: Columns | None = None,
 ) -> Trainer:
     """The real trainer, in this process alone."""
     recipe = module.recipe
@@ -51,7 +98,7 @@ def lone_trainer(
         batch_size=recipe.train.batch_size,
         micro_batch_size=recipe.train.rows_at_once,
         seed=0,
-        reference_ce=reference_ce,
+        columns=columns,
     )
     world = World(device)
     return Trainer(
@@ -65,6 +112,7 @@ def lone_trainer(
         Heartbeat(None, 0, 1, folder, 600.0),
         StopRequest(60.0, lambda: ""),
         Tracker(folder, Config()),
+        write_configuration=module.model.config.save_pretrained,
     )
 
 

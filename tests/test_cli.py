@@ -1,5 +1,7 @@
 """The command line as a stranger uses it."""
 
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +25,16 @@ class Outcome:
 
 
 Wmtp = Callable[..., Outcome]
+
+TINY = [
+    "name=tiny",
+    "data.tinycode={train: 80, validation: 8, test: 5, curated: 10, max_operations: 2, families: [list]}",
+    "data.vocab_size=300",
+    "data.overlong=drop",
+    "model={hidden_size: 32, layers: 2, attention_heads: 2, heads: 3}",
+    "train={steps: 3, batch_size: 4, warmup_steps: 1}",
+    "evaluate.max_new_tokens=12",
+]
 
 
 @pytest.fixture
@@ -77,6 +89,8 @@ except SystemExit: sys.exit("torch" in sys.modules)
             "evaluate.allow_code_execution: evaluating",
         ),
         (["report", "gone"], "gone: no such run directory"),
+        (["score", "gone", "--diagnose"], "gone: not a run directory"),
+        (["score", "demo", "--scorers", "uniform"], "--scorers: goes with --diagnose"),
         (["evaluate", "gone"], "gone: not a run directory (no recipe.yaml)"),
         (["ls", "scorer"], "ls: nothing is called 'scorer'; did you mean 'scorers' or 'sources'?"),
         (["score", "demo"], "score: name the reference with --model, or set model.ref_id in the recipe"),
@@ -117,6 +131,40 @@ def test_ls_and_env(wmtp: Wmtp) -> None:
     assert "torch: 2" in wmtp("env").stdout
 
 
+def test_ls_scorers_has_a_line_for_each(wmtp: Wmtp, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A plug-in that says nothing of itself, or is broken, does not get in the way of the others."""
+    from importlib.metadata import EntryPoint
+
+    from wmtp import registry
+
+    plugged = [
+        EntryPoint("silent", "collections:namedtuple", "wmtp.scorers"),
+        EntryPoint("broken", "broken_plug:Scorer", "wmtp.scorers"),
+    ]
+    (tmp_path / "broken_plug.py").write_text("raise RuntimeError('two\\nlines')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "entry_points", lambda group: plugged if group == "wmtp.scorers" else [])
+    heading, *lines = wmtp("ls", "scorers").stdout.splitlines()
+    assert heading == "scorers:"
+    listed = {line.split()[0]: " ".join(line.split()[1:]) for line in lines}
+    assert list(listed) == [
+        "uniform",
+        "rho1-excess-v1",
+        "critic-delta-v1",
+        "critic-gae-v1",
+        "entropy-v1",
+        "grad-norm-v1",
+        "grpo-v1",
+        "learned-v1",
+        "blend",
+        "silent",
+        "broken",
+    ]
+    assert all(about.endswith(".") for name, about in listed.items() if name not in ("silent", "broken"))
+    broken = "scorer 'broken_plug:Scorer' cannot be loaded: RuntimeError: two lines"
+    assert listed["broken"] == broken
+
+
 def test_dry_run_prints_the_resolved_files_and_the_plan(wmtp: Wmtp, tmp_path: Path) -> None:
     small = ["data.tinycode.train=60", "data.tinycode.curated=10"]
     printed = wmtp("train", "demo", *small, "--dry-run").stdout
@@ -129,19 +177,7 @@ def test_dry_run_prints_the_resolved_files_and_the_plan(wmtp: Wmtp, tmp_path: Pa
 
 def test_train_evaluate_generate_inspect_report(wmtp: Wmtp, tmp_path: Path) -> None:
     """One tiny tinycode run through every command that takes a run."""
-    recipe, _ = load(
-        None,
-        None,
-        [
-            "name=tiny",
-            "data.tinycode={train: 80, validation: 8, test: 5, curated: 10, max_operations: 2, families: [list]}",
-            "data.vocab_size=300",
-            "data.overlong=drop",
-            "model={hidden_size: 32, layers: 2, attention_heads: 2, heads: 3}",
-            "train={steps: 3, batch_size: 4, warmup_steps: 1}",
-            "evaluate.max_new_tokens=12",
-        ],
-    )
+    recipe, _ = load(None, None, TINY)
     (tmp_path / "tiny.yaml").write_text(to_yaml(recipe))
     trained = wmtp("train", "tiny.yaml", "devices.device=cpu")
     assert "next: wmtp evaluate runs/tiny --allow-code-execution" in trained.stdout
@@ -164,3 +200,54 @@ def test_train_evaluate_generate_inspect_report(wmtp: Wmtp, tmp_path: Path) -> N
     wmtp("train", "tiny.yaml", *weighted)
     wmtp("inspect", "runs/weighted", "--text", "def f(x): return x")
     assert (tmp_path / wmtp("report", "runs/tiny").stdout.strip()).exists()
+
+
+def test_a_critic_run_from_plan_to_report(wmtp: Wmtp, tmp_path: Path) -> None:
+    """Both stages, and what the scorers make of its tokens."""
+    recipe, _ = load(None, None, [*TINY, "train.algo=critic-wmtp"])
+    (tmp_path / "tiny.yaml").write_text(to_yaml(recipe))
+    assert "# recipe.yaml" in wmtp("train", "tiny.yaml", "--dry-run").stdout
+    assert not (tmp_path / "runs").exists()
+
+    trained = wmtp("train", "tiny.yaml").stdout
+    found = json.loads((tmp_path / "runs/tiny/critic/critic.json").read_text())
+    assert f"gae, AUC {found['auc']:.3f} on {found['held_out']} held-out documents" in trained
+    assert f"{found['best_step']} of 3, {found['seconds']:.1f} training seconds" in trained
+    page = (tmp_path / wmtp("report", "runs/tiny").stdout.strip()).read_text()
+    assert "<h2>Critic</h2>" in page
+
+    for scorer in ("entropy-v1", "grad-norm-v1", "critic-delta-v1"):
+        shown = wmtp("inspect", "runs/tiny", "--scorer", scorer, "--sample", "2", "--html", f"{scorer}.html")
+        assert "def " in shown.stdout
+        weights = re.findall(r'title="weight ([\d.]+)', (tmp_path / f"{scorer}.html").read_text())
+        assert len(weights) > 10
+        assert len(set(weights)) > 1, scorer
+
+    shown = wmtp("inspect", "runs/tiny", "--scorer", "critic-delta-v1", "--text", "def f(x): return x")
+    assert "def f(x)" in shown.stdout
+    refused = wmtp("inspect", "runs/tiny", "--scorer", "critic-gae-v1", "--text", "x", status=2)
+    assert "reads what is known of training rows; name one of them with --sample" in refused.stderr
+
+    diagnosed = wmtp("score", "runs/tiny", "--diagnose")
+    lines = diagnosed.stdout.splitlines()
+    assert lines[0].split("  ")[0] == "scorer"
+    assert [line[:19].strip() for line in lines[1:3]] == ["1 critic-delta-v1", "2 critic-gae-v1"]
+    assert "not asked: grpo-v1: grpo-v1 needs several completions per prompt" in diagnosed.stdout
+    assert "next: wmtp inspect runs/tiny --scorer critic-delta-v1" in diagnosed.stdout
+    assert (tmp_path / "runs/tiny/diagnosis.json").exists()
+    some = wmtp("score", "runs/tiny", "--diagnose", "--scorers", "critic-delta-v1,entropy-v1").stdout
+    assert len([line for line in some.splitlines() if re.match(r"\d ", line)]) == 2
+    refused = wmtp("score", "runs/tiny", "--diagnose", "--scorers", "grpo-v1", status=2)
+    assert refused.stderr.count("wmtp: ") == 1
+
+
+def test_a_scorer_in_the_working_directory(
+    wmtp: Wmtp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found from there also by the installed command, whose path does not have it."""
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", ".", str(tmp_path))])
+    (tmp_path / "lying_here.py").write_text("from wmtp.weighting.scorers.uniform import Uniform as Mine\n")
+    printed = wmtp("train", "demo", *TINY, "train.scorer=lying_here:Mine").stdout
+    assert "saved runs/tiny/checkpoints/step-00000003" in printed
+    failed = wmtp("train", "demo", *TINY, "name=other", "train.scorer=lying_here:Yours", status=2)
+    assert "has no attribute 'Yours'" in failed.stderr

@@ -15,7 +15,7 @@ from wmtp.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-RUN_PAGES = ["distributed.md", "mlflow.md"]
+RUN_PAGES = ["distributed.md", "mlflow.md", "scorers.md"]
 """Pages beside the README whose commands are for reading from top to bottom."""
 SMALL = [
     "model.hidden_size=32",
@@ -27,7 +27,13 @@ SMALL = [
     "train.save_every=2",
     "data.vocab_size=300",
     "data.sequence_length=256",
-    "data.tinycode={train: 100, validation: 6, test: 4, curated: 20, max_operations: 2, families: [list]}",
+    "data.tinycode.train=100",
+    "data.tinycode.validation=6",
+    "data.tinycode.test=4",
+    "data.tinycode.curated=20",
+    "data.tinycode.max_operations=2",
+    "data.tinycode.families=[list]",
+    "critic.overrides={train.steps: 2}",
     "evaluate.max_new_tokens=8",
 ]
 
@@ -38,6 +44,14 @@ def blocks(page: Path, *languages: str) -> list[str]:
     return [text for language, text in found if language in languages]
 
 
+def write_files(page: Path) -> None:
+    """What a page calls a file, by a comment with its name on the first line of a block."""
+    for block in blocks(page, "yaml", "python"):
+        named = re.match(r"# (\w+\.\w+)\n", block)
+        if named:
+            Path(named[1]).write_text(block)
+
+
 def commands(page: Path) -> list[list[str]]:
     """Command lines of a page, as words."""
     lines = [line for block in blocks(page, "", "sh") for line in block.splitlines()]
@@ -46,7 +60,8 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def run_wmtp(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    small = SMALL if words[1] in ("train", "score", "compare") else []
+    takes_recipe = words[1] in ("train", "score", "compare") and "--diagnose" not in words
+    small = SMALL if takes_recipe else []
     monkeypatch.setattr(sys, "argv", [*words, *small])
     with pytest.raises(SystemExit) as left:
         main()
@@ -94,11 +109,29 @@ def test_every_wmtp_command_of_the_readme_runs_in_its_order(monkeypatch: pytest.
 def test_every_command_of_a_page_runs_in_its_order(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     own = [words for words in commands(ROOT / "docs" / page) if words[0] in ("wmtp", "torchrun")]
     assert own
+    write_files(ROOT / "docs" / page)
     for words in own:
         if words[0] == "wmtp":
             run_wmtp(words, monkeypatch)
         else:
             run_torchrun(words)
+
+
+def test_the_scorer_of_the_page_trains_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = ROOT / "docs" / "scorers.md"
+    (scorer,) = blocks(page, "python")
+    assert len(scorer.splitlines()) <= 20
+    write_files(page)
+    (train,) = [words for words in commands(page) if words[1] == "train" and "my_scorers" in words[-1]]
+    run_wmtp([*train, "train.log_every=1"], monkeypatch)
+    assert "scorer: my_scorers:Rare" in Path("runs/rare/recipe.yaml").read_text()
+    records = [json.loads(line) for line in Path("runs/rare/metrics.jsonl").read_text().splitlines()]
+    trained = [record for record in records if record["kind"] == "train"]
+    assert len(trained) == 2
+    for record in trained:
+        assert record["weight_mean"] == pytest.approx(1, abs=1e-5)
+        assert record["weight_effective"] < 0.99
+        assert record["nonfinite_scores"] == 0
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from wmtp.weighting.scorers import SCORERS
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -32,6 +34,14 @@ def test_step_benchmark_measures_every_variant(tmp_path):
     results = {row["variant"]: row for row in json.loads((tmp_path / "step.json").read_text())["results"]}
     assert len(results) == 5
     assert results["uniform MTP"]["ratio"] == 1
+    assert all(row["seconds"] > 0 and name in printed for name, row in results.items())
+
+
+def test_scorer_benchmark_measures_every_scorer(tmp_path):
+    arguments = ("--quick", "--device", "cpu", "--json", str(tmp_path / "scorers.json"))
+    printed = run("scorers.py", *arguments)
+    results = {row["scorer"]: row for row in json.loads((tmp_path / "scorers.json").read_text())["results"]}
+    assert set(results) == set(SCORERS.names())
     assert all(row["seconds"] > 0 and name in printed for name, row in results.items())
 
 

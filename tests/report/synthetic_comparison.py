@@ -82,6 +82,25 @@ def write_run(
     return np.array(passes), final, verdicts
 
 
+def write_critic(run: Path) -> dict[str, Any]:
+    """The critic of a run's stage 1; returns its result."""
+    aucs = {10: 0.61, 20: 0.94, 30: 0.875}
+    lines = [{"kind": "train", "step": 10, "tokens": 9, "seconds": 0.1, "loss": 0.2, "value_mean": 0.0}]
+    lines += [
+        {"kind": "validation", "step": step, "tokens": 9, "seconds": 0.1, "auc": auc}
+        for step, auc in aucs.items()
+    ]
+    result = {
+        "objective": "gae", "backbone": "learner", "trunk": "frozen", "documents": 1080, "held_out": 120,
+        "pairs": None, "steps": 30, "seconds": 12.34, "best_step": 20, "auc": 0.94, "auc_last": 0.95,
+        "explained_variance": 0.512, "calibration": 0.0625,
+    }  # fmt: skip
+    (run / "critic").mkdir()
+    (run / "critic" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run / "critic" / "critic.json").write_text(json.dumps(result))
+    return result
+
+
 def token_samples(count: int = 2) -> list[TokenSample]:
     """Documents with a planted wrong line; rho1 gives it little weight, shuffled anything, uniform 1."""
     rng = np.random.default_rng(5)

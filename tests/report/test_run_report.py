@@ -1,9 +1,10 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic_comparison import write_run
+from synthetic_comparison import write_critic, write_run
 
 from wmtp.errors import WMTPError
 from wmtp.report.html import write_run_report
@@ -52,6 +53,41 @@ def test_what_a_run_lacks_is_left_out_and_named(run: Path) -> None:
     for said in ("there is no evaluation-", "learning rate: not in the metrics", "nothing was validated"):
         assert said in text
     assert "Environment: there is no environment.json" in text
+
+
+def facts(page: str) -> dict[str, str]:
+    return dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page))
+
+
+def test_a_critic_has_a_section(run: Path) -> None:
+    assert 'id="critic"' not in write_run_report(run).read_text()
+    write_critic(run)
+    text = write_run_report(run).read_text()
+    section = text[text.index('<section id="critic">') : text.index('<section id="evaluation">')]
+    assert facts(section) == {
+        "objective": "gae",
+        "AUC": "0.940",
+        "explained variance": "0.512",
+        "calibration error": "0.062",
+        "documents": "1,080 to learn from, 120 held out",
+        "best step": "20 of 30",
+        "training seconds": "12.3",
+    }
+    assert "AUC on held-out documents: from 0.610 to 0.875, 0.940 at best." in section
+
+
+def test_a_critic_that_learnt_from_pairs_and_one_that_is_not_finished(run: Path) -> None:
+    result = write_critic(run) | {"objective": "pairwise", "explained_variance": None, "calibration": None}
+    (run / "critic" / "critic.json").write_text(json.dumps(result))
+    (run / "critic" / "metrics.jsonl").unlink()
+    text = write_run_report(run).read_text()
+    assert facts(text)["explained variance"] == facts(text)["calibration error"] == "—"
+    assert "at best" not in text
+    (run / "critic" / "critic.json").write_text('{"objective": "gae"}')
+    with pytest.raises(WMTPError, match=r"critic\.json: documents: "):
+        write_run_report(run)
+    (run / "critic" / "critic.json").unlink()
+    assert 'id="critic"' not in write_run_report(run).read_text()
 
 
 def test_a_run_without_a_step_is_refused(tmp_path: Path) -> None:

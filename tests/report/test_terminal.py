@@ -1,9 +1,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console, RenderableType
-from synthetic_comparison import token_samples
+from synthetic_comparison import token_samples, write_critic, write_run
 
 from wmtp.errors import WMTPError
 from wmtp.experiment.results import Comparison
@@ -57,6 +58,15 @@ def test_run_summary(written: Written) -> None:
     assert "60" in shown
     assert "122,880" in shown
     assert f"pass@1 {100 * comparison.arms[2].by_seed[0].pass_at_1:.1f}% of 80 problems" in shown
+
+
+def test_run_summary_of_a_run_with_a_critic(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", np.random.default_rng(0), "rho1", 0, steps=20)
+    assert "critic" not in printed(run_summary(tmp_path / "run"))
+    write_critic(tmp_path / "run")
+    rows = [" ".join(line.split()) for line in printed(run_summary(tmp_path / "run")).splitlines()]
+    assert "critic gae, AUC 0.940 on 120 held-out documents" in rows
+    assert "critic's best step 20 of 30, 12.3 training seconds" in rows
 
 
 def test_a_run_without_a_step_is_refused(tmp_path: Path) -> None:
