@@ -392,6 +392,7 @@ def test_another_critic_is_not_resumed(
         for key, value in changes.items():
             message = refusal(recipe_of(**{key: value}), config, run, resume="auto")
             assert message.startswith(f"{place}: was trained with another recipe (")
+            assert load(run / "recipe.yaml")[0] == recipe_of()
             assert key in message.partition("(")[2].partition(" differ)")[0]
     assert refusal(recipe_of(**{"critic.path": str(run)}), config, run, resume="auto").startswith(
         f"{run / 'checkpoints' / 'step-00000005'}: was trained with another recipe (critic.path differ)"
@@ -428,12 +429,22 @@ def test_held_out_rewards_that_are_all_the_same(recipe_of: Make, config: Config,
     )
 
 
-def test_bad_rewards_leave_a_run_that_can_be_started_again(
-    recipe_of: Make, config: Config, tmp_path: Path
-) -> None:
+def test_bad_rewards_leave_no_run(recipe_of: Make, config: Config, tmp_path: Path) -> None:
     message = refusal(recipe_of(**{"critic.field": "reward"}), config, tmp_path / "run")
     assert "row 0 has no field 'reward' (critic.field)" in message
+    assert not (tmp_path / "run").exists()
     train(recipe_of(), config, tmp_path / "run")
+
+
+def test_rewards_that_changed_are_refused_on_resuming(
+    recipe_of: Make, config: Config, tmp_path: Path
+) -> None:
+    recipe, rows = recipe_of(**{"train.scorer": "critic-gae-v1"}), answers()
+    train(recipe, config, tmp_path / "run")
+    rows[-1]["is_correct"] = not rows[-1]["is_correct"]
+    write_rows(tmp_path / "answers.jsonl", rows)
+    message = refusal(recipe, config, tmp_path / "run", resume="auto")
+    assert message == "rewards of the training data changed since the checkpoint (critic.reward)"
 
 
 # --- many processes ----------------------------------------------------------------------------------------

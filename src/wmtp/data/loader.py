@@ -1,7 +1,9 @@
 """Packs documents into rows and hands out the same batches for any number of ranks and micro-batches."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -170,7 +172,12 @@ class Loader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next step starts."""
-        return {"epoch": self.epoch, "next_row": self.next_row, "data": self.dataset.fingerprint}
+        return {
+            "epoch": self.epoch,
+            "next_row": self.next_row,
+            "data": self.dataset.fingerprint,
+            "columns": self._column_digests,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from there.
@@ -183,8 +190,18 @@ class Loader:
                 f"data.source: the training data changed since the checkpoint: fingerprint "
                 f"{self.dataset.fingerprint[:16]} now, {state['data'][:16]} then"
             )
+        own = self._column_digests
+        for name, digest in state["columns"].items():
+            if own.get(name) != digest:
+                raise WMTPError(f"{name} of the training data changed since the checkpoint (critic.reward)")
         self.epoch, self.next_row = state["epoch"], state["next_row"]
         self._rows = self._plan(self.epoch)
+
+    @cached_property
+    def _column_digests(self) -> dict[str, str]:
+        """Of the columns in memory; those on disk carry fingerprints of their own."""
+        in_memory = {n: c for n, c in (self.columns or {}).items() if not isinstance(c, np.memmap)}
+        return {name: hashlib.sha256(c.tobytes()).hexdigest() for name, c in in_memory.items()}
 
     def _take(self, count: int) -> list[list[int]]:
         taken: list[list[int]] = []

@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed import ProcessGroup
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from wmtp.config import Config, Recipe
+from wmtp.config import Config, Recipe, override
 from wmtp.data.corpus import Data
 from wmtp.data.loader import Batch, Columns, collate, pack
 from wmtp.data.sources import keep_where
@@ -44,15 +44,19 @@ EAGER_ROWS = 512
 
 
 def module_on_devices(
-    recipe: Recipe, config: Config, data: Data, start: Path | None, world: World
+    recipe: Recipe, config: Config, data: Data, start: Path | None, world: World, critic: Path | None = None
 ) -> tuple[WeightedMTP, nn.Module]:
-    """The module with the weights to start from, and what to call for a step."""
+    """The module with the weights to start from, and what to call for a step.
+
+    Args:
+        critic: where the run's own critic is, if the recipe names none.
+    """
     parameters = count_parameters(recipe, data.tokenizer)[0]
     if not is_sharded(config.devices, parameters, world):
-        module = build_module(recipe, config, data, model_from=start, group=world.group)
+        module = build_module(recipe, config, data, model_from=start, group=world.group, critic=critic)
         return module, replicate(module, world)
     model = _learner_to_shard(recipe, data, start, world)
-    module = _module(recipe, config, data, model, world.group, with_weights=world.is_first)
+    module = _module(recipe, config, data, model, world.group, critic, with_weights=world.is_first)
     shard(
         module,
         config.devices,
@@ -70,7 +74,8 @@ def critic_on_devices(
     recipe: Recipe, config: Config, tokenizer: PreTrainedTokenizerFast, start: Path | None, world: World
 ) -> tuple[ValueLearner, nn.Module]:
     """What stage 1 trains, with the weights to start from, and what to call for a step."""
-    parameters = count_parameters(recipe, tokenizer)[0]
+    shapes = untrained_critic(recipe, tokenizer, with_weights=False)
+    parameters = sum(p.numel() for p in shapes.parameters())
     sharded = is_sharded(config.devices, parameters, world)
     critic = untrained_critic(recipe, tokenizer, with_weights=world.is_first or not sharded)
     module = ValueLearner(critic, recipe, compute_dtype=_compute_dtype(config), group=world.group)
@@ -91,10 +96,11 @@ def build_module(
     data: Data,
     model_from: Path | None = None,
     group: ProcessGroup | None = None,
+    critic: Path | None = None,
 ) -> WeightedMTP:
     """Model, scorer and what the scorer needs: a reference that is not on disk as scores, a critic, clean rows."""
     model = load_learner(model_from) if model_from is not None else build_model(recipe, data.tokenizer)
-    return _module(recipe, config, data, model, group, with_weights=True)
+    return _module(recipe, config, data, model, group, critic, with_weights=True)
 
 
 def scorer_needs(recipe: Recipe) -> frozenset[Need]:
@@ -120,6 +126,7 @@ def _module(
     data: Data,
     model: MTPForCausalLM,
     group: ProcessGroup | None,
+    critic_path: Path | None,
     *,
     with_weights: bool,
 ) -> WeightedMTP:
@@ -135,8 +142,10 @@ def _module(
     if recipe.train.gradient_checkpointing:
         model.enable_checkpointing()
     critic = None
-    if "values" in needs and recipe.critic.path is not None:
-        critic = load_critic(recipe, data.tokenizer, with_weights=with_weights)
+    path = critic_path or recipe.critic.path
+    if "values" in needs and path is not None:
+        judged = override(recipe, {"critic.path": str(path)}, "critic")
+        critic = load_critic(judged, data.tokenizer, with_weights=with_weights)
     return WeightedMTP(
         model,
         recipe,

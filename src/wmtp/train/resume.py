@@ -67,19 +67,11 @@ def refuse_other_recipe(recipe: Recipe, state: dict[str, Any], start: Path | Non
     """
     saved = Recipe.model_validate(state["recipe"])
     differing = [key for key in changed_keys(saved, recipe) if not key.startswith(RESUMABLE)]
-    if recipe.critic.path is None and start is not None and _is_own_critic(saved.critic.path, start):
-        differing.remove("critic.path")
     if differing:
         raise WMTPError(
             f"{start}: was trained with another recipe ({', '.join(differing)} differ); "
             f"resume with the same one, or start a new run (name=…)"
         )
-
-
-def _is_own_critic(path: str | None, start: Path) -> bool:
-    """Whether stage 1 of the run with this checkpoint trained the critic, wherever the run is by now."""
-    run = start.resolve().parents[1]
-    return path is not None and Path(path).parts[-3:] == (run.name, "critic", "best")
 
 
 @contextmanager

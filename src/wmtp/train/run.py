@@ -5,11 +5,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from wmtp.config import Config, Recipe, override, to_yaml
+from wmtp.config import Config, Recipe, to_yaml
 from wmtp.data.corpus import Data, load_data
 from wmtp.environment import choose_device, choose_dtype, configure_torch, describe
 from wmtp.errors import WMTPError
@@ -88,15 +89,14 @@ def train(
         if data is None:
             with world.first_one_first():
                 data = load_data(recipe, Path(config.paths.cache))
-        recipe_in_full = recipe
+        critic = None
         if "values" in scorer_needs(recipe) and recipe.critic.path is None:
-            _write_configuration(recipe, config, run, world)
-            head = learn_values(recipe, config, data, run / CRITIC, resume, world)
-            recipe_in_full = override(recipe, {"critic.path": str(head)}, "critic")
+            begin = partial(_write_configuration, recipe, config, run, world)
+            critic = learn_values(recipe, config, data, run / CRITIC, resume, world, begin)
         torch.manual_seed(recipe.seed + world.rank)
         with world.first_one_first():
-            columns = known_columns(recipe_in_full, config, data)
-        module, parallel = module_on_devices(recipe_in_full, config, data, start, world)
+            columns = known_columns(recipe, config, data)
+        module, parallel = module_on_devices(recipe, config, data, start, world, critic)
         own_state = state if start is not None and start.resolve().is_relative_to(run.resolve()) else None
         run_id = own_state["mlflow_run_id"] if own_state is not None else None
         tracker = Tracker(run, config, run_id, fresh=own_state is None)
@@ -130,7 +130,7 @@ def train_critic(recipe: Recipe, config: Config, data: Data, run: Path) -> Path:
         stack.enter_context(_full_disk_explained(run))
         world = stack.enter_context(processes(config.devices))
         stack.enter_context(_own_directory(run, world))
-        return learn_values(recipe, config, data, run, "auto", world)
+        return learn_values(recipe, config, data, run, "auto", world, lambda: None)
 
 
 def _write_configuration(recipe: Recipe, config: Config, run: Path, world: World) -> None:

@@ -1,5 +1,6 @@
 """Stage 1 as a run of its own, inside that of stage 2: from a recipe to a trained value head."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,15 @@ def critic_recipe(recipe: Recipe) -> Recipe:
     return override(recipe, plain | recipe.critic.overrides, "critic.overrides")
 
 
-def learn_values(recipe: Recipe, config: Config, data: Data, run: Path, resume: str, world: World) -> Path:
+def learn_values(
+    recipe: Recipe,
+    config: Config,
+    data: Data,
+    run: Path,
+    resume: str,
+    world: World,
+    begin: Callable[[], None],
+) -> Path:
     """Train a critic in the directory `run`, or go on training, unless that is done; returns its folder.
 
     Every process of the group calls this. The best head by held-out AUC is kept, whatever comes after it.
@@ -39,6 +48,7 @@ def learn_values(recipe: Recipe, config: Config, data: Data, run: Path, resume: 
         recipe: of stage 2.
         data: of stage 2, whose tokenizer the critic reads with.
         resume: as of `train`.
+        begin: called on every rank when nothing can be refused any more.
     Raises:
         WMTPError: rewards that cannot be learnt from, or training that came to nothing.
     """
@@ -83,6 +93,7 @@ def learn_values(recipe: Recipe, config: Config, data: Data, run: Path, resume: 
             trainer.start_metrics()
         if world.is_first:
             write_text(run / RECIPE, to_yaml(own))
+        begin()
         _fit(trainer, run)
     if world.is_first:
         write_json(run / RESULT, _result(run, own, learnt, held_out))
