@@ -216,6 +216,31 @@ def generate(
 
 
 @app.command()
+def sample(
+    run: RunFolder,
+    overrides: Overrides = None,
+    output: Annotated[Path, typer.Option(help="JSONL file to write.")] = Path("answers.jsonl"),
+    per_prompt: Annotated[int, typer.Option(min=2, help="Completions of each prompt.")] = 4,
+    temperature: Annotated[float, typer.Option(min=0.01)] = 0.8,
+    limit: Annotated[int, typer.Option(min=1, help="Prompts at most.")] = 1000,
+    config: ConfigFile = None,
+) -> None:
+    """Write several completions of each training prompt, for scorers and critics that compare answers."""
+    found, environment = _load_run(run, overrides, config)
+    from wmtp.experiment.sampling import sample_answers
+
+    count = sample_answers(
+        run, found, environment, output, per_prompt=per_prompt, temperature=temperature, limit=limit
+    )
+    print(f"sampled {count:,} completions: {output}")
+    _next(
+        f"wmtp train {run / 'recipe.yaml'} name=grpo train.scorer=grpo-v1 data.source={output} data.validation=0.05 "
+        "'data.fields={prompt: prompt, completion: completion}' critic.reward=verifier "
+        "evaluate.allow_code_execution=true"
+    )
+
+
+@app.command()
 def compare(
     recipe: RecipeFile,
     overrides: Overrides = None,

@@ -1,11 +1,15 @@
+import json
 import random
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wmtp.config import FieldsConfig
+from wmtp.config import FieldsConfig, Recipe
+from wmtp.data.corpus import load_rows
 from wmtp.data.dataset import Document, TokenDataset, documents_from, tokenise
 from wmtp.data.loader import Loader, collate, in_order, pack
 from wmtp.data.tokenizer import _train, encode, tokenizer_fingerprint
@@ -265,3 +269,14 @@ def test_in_order_gives_ranks_equally_many_batches_and_each_document_once(world_
     assert len({len(part) for part in parts}) == 1
     keys = [k for part in parts for row in rows_of(part) for k in row if k >= 0]
     assert sorted(keys) == list(range(58))
+
+
+def test_prompts_are_held_out_whole(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    rows = [{"prompt": f"question {i}: ", "completion": f"answer {k}"} for k in range(3) for i in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = load_rows(make_recipe(**{"data.source": str(tmp_path / "rows.jsonl"), "data.validation": 0.2}))
+    held_out, learnt = ({row["prompt"] for row in split} for split in (found.validation, found.train))
+    assert len(held_out) == 4
+    assert not held_out & learnt
+    assert len(found.validation) == 12
+    assert len(found.train) == 48

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from wmtp.config import EvaluateConfig
 from wmtp.data import tinycode
+from wmtp.data.dataset import groups_by_prompt
 from wmtp.errors import WMTPError
 from wmtp.evaluate.sandbox import Execution, Program, Verdict
 from wmtp.weighting import rewards as module
@@ -22,7 +23,6 @@ from wmtp.weighting.rewards import (
     check_rewards,
     field_rewards,
     group_advantages,
-    groups_by_prompt,
     pair_up,
     verifier_rewards,
 )

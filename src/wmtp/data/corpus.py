@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import DataConfig, FieldsConfig, Recipe, TinycodeConfig
 from wmtp.data import tinycode
-from wmtp.data.dataset import TokenDataset, documents_from, tokenise
+from wmtp.data.dataset import TokenDataset, documents_from, groups_by_prompt, tokenise
 from wmtp.data.sources import Row, keep_where, python_source_rows, read_file_rows
 from wmtp.data.templates import mbpp_style_prompt
 from wmtp.data.tokenizer import load_tokenizer, train_tokenizer
@@ -115,7 +115,7 @@ def _source_rows(data: DataConfig) -> Rows:
     train = read_file_rows(data.source)
     if isinstance(data.validation, str):
         return Rows(train, read_file_rows(data.validation), [], data.fields)
-    held_out = _held_out(len(train), data.validation)
+    held_out = _held_out(train, data)
     return Rows(
         [row for row, out in zip(train, held_out, strict=True) if not out],
         [row for row, out in zip(train, held_out, strict=True) if out],
@@ -128,8 +128,11 @@ def _with_prompts(rows: list[Any]) -> list[Row]:
     return [{**row, "prompt": mbpp_style_prompt(row["text"])} for row in rows]
 
 
-def _held_out(count: int, share: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    order = np.random.default_rng(0).permutation(count)
-    out = np.zeros(count, dtype=np.bool_)
-    out[order[: max(1, round(share * count))]] = True
-    return out
+def _held_out(rows: list[Row], data: DataConfig) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which rows are held out: all that answer some of the prompts; of plain texts, some of the texts."""
+    assert isinstance(data.validation, float)
+    prompt = data.fields.prompt
+    groups = np.arange(len(rows)) if prompt is None else groups_by_prompt([str(r.get(prompt)) for r in rows])
+    count = int(groups.max()) + 1
+    chosen = np.random.default_rng(0).permutation(count)[: max(1, round(data.validation * count))]
+    return np.isin(groups, chosen)

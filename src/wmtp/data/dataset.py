@@ -129,3 +129,9 @@ def _text(row: dict[str, Any], index: int, field: str, kind: str, where: str) ->
             f"not {type(value).__name__}"
         )
     return value
+
+
+def groups_by_prompt(prompts: Sequence[str]) -> NDArray[np.int64]:
+    """[rows] int64: the same number for the same prompt, counted in order of first appearance."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(prompt, len(numbers)) for prompt in prompts], dtype=np.int64)

@@ -49,17 +49,22 @@ def require_consent(config: EvaluateConfig) -> None:
 def evaluate_run(run: Path, recipe: Recipe, config: Config) -> dict[str, Any]:
     """Evaluate a run's newest checkpoint; writes `samples/<task>.jsonl` and `evaluation-<task>.json`."""
     require_consent(recipe.evaluate)
-    location = Path(checkpoint.resolve_model(str(run), "run"))
-    checkpoint.verify(location)
-    model = load_learner(location).to(choose_device(config.devices))
-    if model.device.type == "cuda":
-        model = model.to(choose_dtype(config.devices, model.device))
-    tokenizer = load_tokenizer(str(location))
+    location, model, tokenizer = trained_model(run, config)
     task = TASKS.create(recipe.evaluate.task, recipe)
     result = evaluate(model, tokenizer, task, recipe.evaluate, run / "samples", recipe.seed)
     result["checkpoint"] = location.name
     write_json(evaluation_path(run, recipe), result)
     return result
+
+
+def trained_model(run: Path, config: Config) -> tuple[Path, MTPForCausalLM, PreTrainedTokenizerFast]:
+    """A run's newest checkpoint, once its checksums are right: its place, the model as it decodes, the tokenizer."""
+    location = Path(checkpoint.resolve_model(str(run), "run"))
+    checkpoint.verify(location)
+    model = load_learner(location).to(choose_device(config.devices))
+    if model.device.type == "cuda":
+        model = model.to(choose_dtype(config.devices, model.device))
+    return location, model, load_tokenizer(str(location))
 
 
 def evaluate(

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import Config, Recipe
 from wmtp.data.corpus import Data, Rows, load_rows
-from wmtp.data.dataset import Document, TokenDataset, documents_from, tokenise
+from wmtp.data.dataset import Document, TokenDataset, documents_from, groups_by_prompt, tokenise
 from wmtp.data.sources import Row
 from wmtp.environment import choose_device, choose_dtype
 from wmtp.errors import WMTPError
@@ -19,7 +19,6 @@ from wmtp.weighting.rewards import (
     check_rewards,
     field_rewards,
     group_advantages,
-    groups_by_prompt,
     pair_up,
     verifier_rewards,
 )

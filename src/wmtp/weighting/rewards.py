@@ -150,12 +150,6 @@ def _read_verdicts(text: str) -> dict[str, Verdict]:
     return found
 
 
-def groups_by_prompt(prompts: Sequence[str]) -> NDArray[np.int64]:
-    """[rows] int64: the same number for the same prompt, counted in order of first appearance."""
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(prompt, len(numbers)) for prompt in prompts], dtype=np.int64)
-
-
 def group_advantages(
     rewards: NDArray[np.float64], groups: NDArray[np.int64], clip: float
 ) -> NDArray[np.float64]:
