@@ -91,6 +91,7 @@ def free_port() -> int:
         return port
 
 
+@pytest.mark.slow
 def test_every_wmtp_command_of_the_readme_runs_in_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
     (recipe,) = blocks(ROOT / "README.md", "yaml")
     Path("mine.yaml").write_text(recipe)

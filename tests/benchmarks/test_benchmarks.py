@@ -16,6 +16,7 @@ def run(name: str, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
 
 
+@pytest.mark.slow
 def test_loss_benchmark_measures_every_variant(tmp_path):
     printed = run("loss.py", "--quick", "--dtype", "fp32", "--json", str(tmp_path / "loss.json"))
     (result,) = json.loads((tmp_path / "loss.json").read_text())["results"]
@@ -29,6 +30,7 @@ def test_loss_benchmark_measures_every_variant(tmp_path):
     assert list(result["chunked_extra_mib_by_heads"]) == ["1", "2"]
 
 
+@pytest.mark.slow
 def test_step_benchmark_measures_every_variant(tmp_path):
     printed = run("step.py", "--quick", "--device", "cpu", "--json", str(tmp_path / "step.json"))
     results = {row["variant"]: row for row in json.loads((tmp_path / "step.json").read_text())["results"]}
@@ -37,6 +39,7 @@ def test_step_benchmark_measures_every_variant(tmp_path):
     assert all(row["seconds"] > 0 and name in printed for name, row in results.items())
 
 
+@pytest.mark.slow
 def test_scorer_benchmark_measures_every_scorer(tmp_path):
     arguments = ("--quick", "--device", "cpu", "--json", str(tmp_path / "scorers.json"))
     printed = run("scorers.py", *arguments)

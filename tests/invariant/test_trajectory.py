@@ -25,6 +25,7 @@ def losses(run: Path) -> list[float]:
     return [record["loss"] for record in records(run) if record["kind"] == "train"][:STEPS]
 
 
+@pytest.mark.slow
 def test_a_killed_and_resumed_run_has_the_stored_losses(start: Callable[..., Training]) -> None:
     settings = ("train.save_every=1", "train.async_save=true")
     killed = start("stored", *settings)

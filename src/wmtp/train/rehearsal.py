@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import torch
+
 from wmtp.errors import WMTPError
 from wmtp.train.distributed import World
 from wmtp.train.memory import (
@@ -12,6 +14,9 @@ from wmtp.train.memory import (
     memory_limit,
     out_of_memory_error,
 )
+
+SPARE = 64 * 2**20
+"""Bytes that have to be left over: not every step takes the same."""
 
 
 class Rehearsal:
@@ -54,9 +59,7 @@ class Rehearsal:
     def advice(self, failure: BaseException) -> WMTPError:
         """What to tell the user after a step ran out of memory."""
         if self._growth is None:
-            fits = largest_fitting(
-                self._rows, lambda rows: self._attempt(rows, self._share // rows), self._release
-            )
+            fits = largest_fitting(self._rows, self._attempt_with_room, self._release)
         else:
             limit = memory_limit(self._world.device)
             estimate = min(self._growth.rows_within(limit), self._rows // 2)
@@ -68,3 +71,8 @@ class Rehearsal:
             rank=self._world.rank,
             is_estimate=self._growth is not None,
         )
+
+    def _attempt_with_room(self, rows: int) -> None:
+        room = torch.empty(SPARE, dtype=torch.uint8, device=self._world.device)
+        self._attempt(rows, self._share // rows)
+        del room
