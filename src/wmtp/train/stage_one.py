@@ -10,7 +10,7 @@ from wmtp.config import Config, Recipe, load, override, to_dict, to_yaml
 from wmtp.data.corpus import Data
 from wmtp.errors import WMTPError
 from wmtp.model.critic import critic_folder, save_critic
-from wmtp.storage import mend, read_json, write_json, write_text
+from wmtp.storage import mend, write_json, write_text
 from wmtp.tracking import MetricsLog
 from wmtp.tracking.tracker import Tracker
 from wmtp.train import checkpoint
@@ -106,13 +106,6 @@ def with_own_critic(recipe: Recipe, run: Path) -> Recipe:
     if recipe.critic.path is not None or not (run / CRITIC).is_dir():
         return recipe
     return override(recipe, {"critic.path": str(critic_folder(run / CRITIC))}, "critic")
-
-
-def read_result(run: Path) -> dict[str, Any] | None:
-    """What came of a run's stage 1, if it had one."""
-    path = run / CRITIC / RESULT
-    found: dict[str, Any] | None = read_json(path) if path.exists() else None
-    return found
 
 
 def _fit(trainer: Trainer, run: Path) -> None:
