@@ -3,8 +3,10 @@
 import os
 import shutil
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from wmtp.train import checkpoint
 from wmtp.train.critic import ValueLearner
 from wmtp.train.distributed import World
 from wmtp.train.labels import labelled_documents
-from wmtp.train.run import train, train_critic
+from wmtp.train.run import plan, train, train_critic
 from wmtp.train.signals import Stopped
 from wmtp.train.stage_one import critic_recipe, with_own_critic
 from wmtp.train.trainer import Trainer
@@ -190,6 +192,25 @@ def test_stage_1_alone(recipe_of: Make, config: Config, tmp_path: Path) -> None:
     assert (run / "critic.json").stat().st_mtime_ns == before
     train(recipe, config, tmp_path / "run")
     assert records(run) == records(tmp_path / "run" / "critic")
+
+
+@pytest.mark.slow
+def test_both_stages_are_tracked(recipe_of: Make, config: Config, tmp_path: Path) -> None:
+    """Stage 1 is an MLflow run below that of stage 2, which a stop between them does not double."""
+    pytest.importorskip("mlflow")
+    tracked = config.model_copy(update={"mlflow": config.mlflow.model_copy(update={"enabled": True})})
+    run = tmp_path / "runs" / "whole"
+    with pytest.raises(WMTPError, match="max_bad_steps"):
+        train(recipe_of(**{"train.lr": 1e30, "train.max_bad_steps": 1}), tracked, run)
+    train(recipe_of(), tracked, run)
+    with closing(sqlite3.connect(tmp_path / "runs" / "mlflow.db")) as database:
+        found = database.execute("SELECT name, status, run_uuid FROM runs").fetchall()
+        auc = database.execute("SELECT run_uuid FROM metrics WHERE key = 'validation/auc'").fetchall()
+        parents = database.execute("SELECT value FROM tags WHERE key = 'mlflow.parentRunId'").fetchall()
+    finished = {name: identity for name, status, identity in found if status == "FINISHED"}
+    assert set(finished) == {"whole", "critic"}
+    assert set(auc) == {(finished["critic"],)}
+    assert (finished["whole"],) in parents
 
 
 # --- the best head -----------------------------------------------------------------------------------------
@@ -432,6 +453,10 @@ def test_bad_rewards_leave_no_run(recipe_of: Make, config: Config, tmp_path: Pat
     message = refusal(recipe_of(**{"critic.field": "reward"}), config, tmp_path / "run")
     assert "row 0 has no field 'reward' (critic.field)" in message
     assert not (tmp_path / "run").exists()
+    for scorer in ("critic-delta-v1", "grpo-v1"):  # a dry run says so too
+        with pytest.raises(WMTPError, match="row 0 has no field 'reward'"):
+            plan(recipe_of(**{"critic.field": "reward", "train.scorer": scorer}), config)
+    assert plan(recipe_of(), config).steps == 8
     train(recipe_of(), config, tmp_path / "run")
 
 

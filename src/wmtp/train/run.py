@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -21,9 +21,10 @@ from wmtp.tracking.tracker import Tracker
 from wmtp.train import checkpoint
 from wmtp.train.assemble import known_columns, module_on_devices, scorer_needs
 from wmtp.train.distributed import World, processes
+from wmtp.train.labels import labelled_documents, training_columns
 from wmtp.train.lock import RunLock
 from wmtp.train.resume import attended, checkpoint_to_resume, make_loader, refuse_other_recipe
-from wmtp.train.stage_one import CRITIC, learn_values
+from wmtp.train.stage_one import CRITIC, critic_recipe, learn_values
 from wmtp.train.trainer import Trainer
 from wmtp.weighting.refscores import Header, write_scores
 
@@ -45,6 +46,8 @@ class Plan:
 def plan(recipe: Recipe, config: Config) -> Plan:
     """Read the data and count, without building a model."""
     data = load_data(recipe, Path(config.paths.cache))
+    if recipe.critic.reward == "field":  # other rewards cost a model's or the sandbox's time
+        _check_rewards(recipe, config, data)
     parameters, next_token = count_parameters(recipe, data.tokenizer)
     loader = make_loader(recipe, data.train, World(torch.device("cpu")))
     return Plan(
@@ -57,6 +60,13 @@ def plan(recipe: Recipe, config: Config) -> Plan:
         training_tokens=len(data.train.tokens),
         longest_document=int(data.train.lengths.max()),
     )
+
+
+def _check_rewards(recipe: Recipe, config: Config, data: Data) -> None:
+    needs = scorer_needs(recipe)
+    if "values" in needs and recipe.critic.path is None:
+        labelled_documents(critic_recipe(recipe), config, data.tokenizer)
+    training_columns(recipe, config, data, needs)
 
 
 def train(
@@ -89,17 +99,17 @@ def train(
         if data is None:
             with world.first_one_first():
                 data = load_data(recipe, Path(config.paths.cache))
+        own_state = state if start is not None and start.resolve().is_relative_to(run.resolve()) else None
+        run_id = own_state["mlflow_run_id"] if own_state is not None else None
+        tracker = Tracker(run, config, run_id, fresh=own_state is None)
+        begin = cache(lambda: _begin(recipe, config, run, world, stack, tracker))
         critic = None
         if "values" in scorer_needs(recipe) and recipe.critic.path is None:
-            begin = partial(_write_configuration, recipe, config, run, world)
             critic = learn_values(recipe, config, data, run / CRITIC, resume, world, begin)
         torch.manual_seed(recipe.seed + world.rank)
         with world.first_one_first():
             columns = known_columns(recipe, config, data)
         module, parallel = module_on_devices(recipe, config, data, start, world, critic)
-        own_state = state if start is not None and start.resolve().is_relative_to(run.resolve()) else None
-        run_id = own_state["mlflow_run_id"] if own_state is not None else None
-        tracker = Tracker(run, config, run_id, fresh=own_state is None)
         trainer = Trainer(
             module,
             parallel,
@@ -116,9 +126,7 @@ def train(
             trainer.restore(start, state)
         else:
             trainer.start_metrics()
-        _write_configuration(recipe, config, run, world)
-        if world.is_first:
-            stack.enter_context(tracker)
+        begin()
         trainer.fit(recipe.name)
     return checkpoint.checkpoints(run)[-1]
 
@@ -133,11 +141,15 @@ def train_critic(recipe: Recipe, config: Config, data: Data, run: Path) -> Path:
         return learn_values(recipe, config, data, run, "auto", world, lambda: None)
 
 
-def _write_configuration(recipe: Recipe, config: Config, run: Path, world: World) -> None:
+def _begin(
+    recipe: Recipe, config: Config, run: Path, world: World, stack: ExitStack, tracker: Tracker
+) -> None:
+    """Nothing can be refused any more: write down what runs, and track it until the stack unwinds."""
     if world.is_first:
         write_text(run / "recipe.yaml", to_yaml(recipe))
         write_text(run / "config.yaml", to_yaml(config))
         write_json(run / "environment.json", describe(config.devices) | {"processes": world.size})
+        stack.enter_context(tracker)
 
 
 @contextmanager

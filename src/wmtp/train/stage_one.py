@@ -1,6 +1,7 @@
 """Stage 1 as a run of its own, inside that of stage 2: from a recipe to a trained value head."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def learn_values(
         learnt, held_out = labelled_documents(own, config, data.tokenizer)
     torch.manual_seed(own.seed + world.rank)
     module, parallel = critic_on_devices(own, config, data.tokenizer, start, world)
+    tracker = Tracker(run, config, state["mlflow_run_id"] if state is not None else None, fresh=state is None)
     with attended(run, config, world) as attendants:
         trainer = Trainer(
             module,
@@ -80,7 +82,7 @@ def learn_values(
             run,
             world,
             *attendants,
-            Tracker(run, Config()),
+            tracker,
             write_configuration=_backbone_configuration(module),
             on_best=lambda: save_critic(
                 module.model, run / BEST, own, data.tokenizer, whole=full, is_first=world.is_first
@@ -94,7 +96,8 @@ def learn_values(
         if world.is_first:
             write_text(run / RECIPE, to_yaml(own))
         begin()
-        _fit(trainer, run)
+        with tracker if world.is_first else nullcontext():
+            _fit(trainer, run)
     if world.is_first:
         write_json(run / RESULT, _result(run, own, learnt, held_out))
     world.barrier()
