@@ -50,8 +50,8 @@ CASES: list[dict[str, Any]] = [
     {"critic.objective": "monte-carlo"},
     {"critic.objective": "monte-carlo", **DISCOUNTED, **SEPARATE},
     {"critic.objective": "pairwise"},
-    {"critic.objective": "pairwise", "critic.centring": 0.0},
-    {"critic.objective": "pairwise", "critic.centring": 0.7, **SEPARATE},
+    {"critic.objective": "pairwise", "critic.shrinkage": 0.0},
+    {"critic.objective": "pairwise", "critic.shrinkage": 0.7, **SEPARATE},
 ]
 
 
@@ -187,7 +187,7 @@ def definition(module: ValueLearner, batch: Batch) -> Tensor:
     """The loss by loops, every document alone."""
     config = module.config
     copy = {name.removeprefix("target_head."): value for name, value in module.state().items()}
-    terms, means = [], []
+    terms, means, squares = [], [], []
     for ids, supervised, reward in documents_of(batch):
         hidden, last = hidden_of(module, ids), len(ids) - 1
         backbone: Any = module.model.backbone
@@ -195,6 +195,7 @@ def definition(module: ValueLearner, batch: Batch) -> Tensor:
         values = head_of(dict(module.model.head.named_parameters()), hidden, embeddings)
         learnt = [t for t in range(last + 1) if t == last or supervised[t + 1]]
         means.append(sum(values[t] for t in learnt) / len(learnt))
+        squares.append(sum(values[t] ** 2 for t in learnt) / len(learnt))
         if config.objective == "monte-carlo":
             targets = [config.gamma ** (last - t) * reward for t in range(last + 1)]
         else:
@@ -203,8 +204,9 @@ def definition(module: ValueLearner, batch: Batch) -> Tensor:
         terms += [(values[t] - targets[t]) ** 2 for t in learnt]
     if config.objective == "pairwise":
         terms = [
-            -(1 / (1 + (worse - better).exp())).log() + config.centring * (better + worse) ** 2
-            for better, worse in zip(means[::2], means[1::2], strict=True)
+            -(1 / (1 + (means[i + 1] - means[i]).exp())).log()
+            + config.shrinkage * (squares[i] + squares[i + 1])
+            for i in range(0, len(means), 2)
         ]
     return torch.stack(terms).mean()
 

@@ -103,7 +103,7 @@ class CriticConfig(Section):
     gamma: Share = 1.0
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
     refresh_every: Positive = 50
-    centring: Annotated[float, Field(ge=0)] = 0.05
+    shrinkage: Annotated[float, Field(ge=0)] = 0.003
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
     patience: Positive = 3
     beta: Annotated[float, Field(gt=0)] = 1.0

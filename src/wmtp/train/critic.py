@@ -94,10 +94,12 @@ class ValueLearner(nn.Module):
             inputs = head_inputs(batch, self.model.hidden(batch), self.model.embeddings(batch))
             values_bs = self.model.head(*inputs)
         if self.config.objective == "pairwise":
-            means, _ = document_means(values_bs, batch.document_ids, learnt_bs)
+            means, squares = (
+                document_means(x_bs, batch.document_ids, learnt_bs)[0]
+                for x_bs in (values_bs, values_bs.square())
+            )
             better, worse = means[::2], means[1::2]
-            centring = self.config.centring * (better + worse).square()
-            loss = (nn.functional.softplus(worse - better) + centring).sum()
+            loss = nn.functional.softplus(worse - better).sum() + self.config.shrinkage * squares.sum()
         else:
             targets_bs = self._targets(batch, inputs)
             loss = (values_bs - targets_bs).square().where(learnt_bs, 0.0).sum()
