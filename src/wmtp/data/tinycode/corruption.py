@@ -56,8 +56,7 @@ def corrupt(program: Program, cases: Sequence[Case], kinds: Sequence[str], rng: 
         for variant in variants[:TRIES]:
             if any(tells_apart(case, variant) for case in cases):
                 code = source_code(variant)
-                spans = [_line_span(clean, code)] if kind == "dropped-step" else _token_spans(clean, code)
-                return Corruption(kind, code, spans)
+                return Corruption(kind, code, _token_spans(clean, code))
     raise AssertionError("comments apply to every program")
 
 
@@ -111,33 +110,28 @@ KINDS = (*BUGS, "comment")
 
 
 def _token_spans(clean: str, code: str) -> list[Span]:
-    """The tokens that differ; with more or fewer tokens, from the first that differs to the last.
+    """The tokens that differ, strings without their quotes; with more or fewer, from the first to the last of them.
 
-    Where tokens are only missing, it is the one that follows them.
+    Where tokens are only missing, it is the one that follows them, or the last where none does.
     """
     old, new = TOKEN.findall(clean), list(TOKEN.finditer(code))
     if len(old) == len(new):
-        return [[b.start(), b.end()] for a, b in zip(old, new, strict=True) if a != b.group()]
+        return [_within_quotes(b) for a, b in zip(old, new, strict=True) if a != b.group()]
     shorter = min(len(old), len(new))
-    start = next(i for i in range(shorter) if old[i] != new[i].group())
+    start = next((i for i in range(shorter) if old[i] != new[i].group()), shorter - 1)
     room = shorter - start
     tail = next((i for i in range(room) if old[-1 - i] != new[-1 - i].group()), room)
     stop = max(len(new) - tail, start + 1)
     return [[new[start].start(), new[stop - 1].end()]]
 
 
-def _line_span(clean: str, code: str) -> Span:
-    """The first line that differs, without its indentation."""
-    start = 0
-    for old, new in zip(clean.splitlines(), code.splitlines(), strict=False):
-        if old != new:
-            return [start + len(new) - len(new.lstrip()), start + len(new)]
-        start += len(new) + 1
-    raise AssertionError("the code differs from the clean code")
+def _within_quotes(token: re.Match[str]) -> Span:
+    is_string = token.group().startswith("'") and len(token.group()) > 2
+    return [token.start() + is_string, token.end() - is_string]
 
 
 def _with_comments(clean: str, rng: Rng) -> tuple[str, list[Span]]:
-    """One or two comment lines at random places in the function's body; spans are whole lines."""
+    """One or two comment lines at random places in the function's body; spans begin at the number sign."""
     lines = clean.splitlines(keepends=True)
     chosen = {1 + rng.below(len(lines) - 1) for _ in range(1 + rng.below(2))}
     code = ""
@@ -146,8 +140,9 @@ def _with_comments(clean: str, rng: Rng) -> tuple[str, list[Span]]:
         if number in chosen:
             indentation = line[: len(line) - len(line.lstrip())]
             words = {key: rng.choice(options) for key, options in COMMENT_WORDS.items()}
-            comment = f"{indentation}# {rng.choice(COMMENTS).format(**words)}\n"
-            spans.append([len(code), len(code) + len(comment)])
-            code += comment
+            comment = f"# {rng.choice(COMMENTS).format(**words)}"
+            start = len(code) + len(indentation)
+            spans.append([start, start + len(comment)])
+            code += f"{indentation}{comment}\n"
         code += line
     return code, spans
