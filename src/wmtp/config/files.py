@@ -107,6 +107,15 @@ def _resolve(tree: DictConfig, path: Path | None) -> dict[str, Any]:
     return {str(key): value for key, value in resolved.items()}
 
 
+def recipe_from(values: dict[str, Any], where: str) -> Recipe:
+    """The recipe that a checkpoint holds.
+
+    Raises:
+        WMTPError: another version of the package wrote it, and it means nothing in this one.
+    """
+    return _validate(Recipe, values, where)
+
+
 S = TypeVar("S", bound=Section)
 
 

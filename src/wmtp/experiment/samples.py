@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from wmtp.config import Config, FieldsConfig, Recipe, override
+from wmtp.config import Config, FieldsConfig, Recipe, override, recipe_from
 from wmtp.data.corpus import Data, Rows, load_data
 from wmtp.data.dataset import Document, documents_from, tokenise
 from wmtp.environment import choose_device
@@ -54,7 +54,7 @@ def trained_module(recipe: Recipe, config: Config, data: Data, location: Path) -
     """The model of a checkpoint, and the recipe's scorer, which remembers its training if it was trained with."""
     module = build_module(recipe, config, data, model_from=location)
     memory = task_tensors(module)
-    trained = Recipe.model_validate(checkpoint.load_state(location)["recipe"])
+    trained = recipe_from(checkpoint.load_state(location)["recipe"], str(location))
     is_own = trained.train.scorer_name == recipe.train.scorer_name
     if is_own and memory.keys() <= checkpoint.tensor_names(location, "training").keys():
         checkpoint.load_tensors(location, "training", memory)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.distributed.distributed_c10d import PrefixStore
 
-from wmtp.config import Config, Recipe, changed_keys
+from wmtp.config import Config, Recipe, changed_keys, recipe_from
 from wmtp.data.dataset import TokenDataset
 from wmtp.data.loader import Columns, Loader
 from wmtp.errors import WMTPError
@@ -65,7 +65,7 @@ def refuse_other_recipe(recipe: Recipe, state: dict[str, Any], start: Path | Non
     Raises:
         WMTPError: it did; says which keys.
     """
-    saved = Recipe.model_validate(state["recipe"])
+    saved = recipe_from(state["recipe"], str(start))
     differing = [key for key in changed_keys(saved, recipe) if not key.startswith(RESUMABLE)]
     if differing:
         raise WMTPError(

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from wmtp.errors import WMTPError
-from wmtp.evaluate.sandbox import Limits, Program, Verdict, describe, execute, execute_all
-from wmtp.evaluate.sandbox.runner import _remove_tree
+from wmtp.evaluate.sandbox import Limits, Program, StdinProgram, Verdict, describe, execute, execute_all
+from wmtp.evaluate.sandbox.directories import remove_tree
 
 TESTS = ("assert f(1) == 1",)
 RIGHT = Program("right", "def f(x): return x", TESTS)
@@ -139,10 +139,10 @@ def test_remove_tree(tmp_path: Path) -> None:
     os.mkfifo(top / "a" / "pipe")
     (top / "a" / "b").chmod(0)
     top.chmod(0)
-    _remove_tree(str(top))
+    remove_tree(str(top))
     assert not top.exists()
     assert (outside / "kept").is_dir()
-    _remove_tree(str(top))
+    remove_tree(str(top))
 
 
 def test_limits_and_programs_are_checked() -> None:
@@ -152,10 +152,12 @@ def test_limits_and_programs_are_checked() -> None:
         Limits(cpu_seconds=-1)
     with pytest.raises(WMTPError, match="'x' has no tests"):
         Program("x", "", ())
+    with pytest.raises(WMTPError, match="'x' has no cases"):
+        StdinProgram("x", "", (), ())
 
 
 def test_description_is_what_was_measured() -> None:
-    facts = describe()
+    facts = describe("basic")
     assert facts["works"] is True
     assert facts["level"] == "basic"
     if sys.platform == "linux":

@@ -7,8 +7,10 @@ from wmtp.evaluate.sandbox import Execution, Limits, Program, Verdict, execute
 F = "def f(*args): return args[0] if len(args) == 1 else list(args)\n"
 
 
-def judge(code: str, *tests: str, setup: str = "", limits: Limits | None = None) -> Execution:
-    return execute(Program("x", code, tests, setup), limits or Limits())
+def judge(
+    code: str, *tests: str, setup: str = "", limits: Limits | None = None, inside: bool = False
+) -> Execution:
+    return execute(Program("x", code, tests, setup, inside), limits or Limits())
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,24 @@ def bump():
         "assert list(map(inverse, [1, 2])) == sorted([-2, -1], reverse=True)",
     )
     assert judge(code, *tests).verdict is Verdict.PASSED
+
+
+def test_types_cross_both_ways() -> None:
+    tests = ("assert f(int, [str, None]) == [int, [str, None]]", "assert f({float: set})[float] is set")
+    assert judge(F, *tests).verdict is Verdict.PASSED
+    drop = "def f(xs, kind): return [x for x in xs if not isinstance(x, kind)]"
+    assert judge(drop, "assert f([4, 'a', 7.5], str) == [4, 7.5]").verdict is Verdict.PASSED
+    assert judge(F, "assert f(1, int) == [1, float]").verdict is Verdict.FAILED
+    assert "of type 'type'" in judge(F, "f(object)").message
+
+
+def test_modules_of_the_standard_library_are_the_judges_own() -> None:
+    code = "import sys, math as m, os\nm.floor = lambda x: 7\ndef f(x): return x"
+    tests = ("assert f(sys.getsizeof((1, 2))) == sys.getsizeof((3, 4))", "assert f(m.floor(2.5)) == 2")
+    assert judge(code, *tests).verdict is Verdict.PASSED
+    assert "the candidate's 'os', a module" in judge(code, "assert os.sep == f('/')").message
+    named = "import types\nmath = types.ModuleType('random')\nmath.sqrt = lambda x: 3\ndef f(x): return x"
+    assert judge(named, "assert math.sqrt(4) == f(3)").verdict is Verdict.FAILED
 
 
 def test_setup_runs_before_the_tests() -> None:

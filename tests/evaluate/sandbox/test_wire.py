@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wmtp.evaluate.sandbox.isolated.channel import frame, frames
 from wmtp.evaluate.sandbox.isolated.wire import MAX_DEPTH, WireError, decode, encode
 
 LIMIT = 1 << 20
@@ -20,7 +19,8 @@ hashable = st.recursive(
     | st.floats()
     | st.complex_numbers()
     | st.text(st.characters(exclude_categories=()))
-    | st.binary(),
+    | st.binary()
+    | st.sampled_from([bool, bytes, complex, dict, float, frozenset, int, list, set, str, tuple, type(None)]),
     lambda inner: st.lists(inner, max_size=4).map(tuple) | st.frozensets(inner, max_size=4),
     max_leaves=8,
 )
@@ -100,7 +100,9 @@ class Number(enum.IntEnum):
         range(3),
         iter([3]),
         bytearray(b"3"),
-        int,
+        bytearray,
+        type,
+        Subclassed,
         len,
         [[object()]],
         {3: object()},
@@ -155,6 +157,7 @@ def test_depth_is_bounded_both_ways() -> None:
         b"s\x00\x00\x00\x01\xff",  # not UTF-8
         b"f\x00\x00\x00\x01\x00",  # a short float
         b"X\x00\x00\x00\x00",  # no such tag
+        b"y\x00\x00\x00\x06object",  # no such type
         b"",
     ],
 )
@@ -163,9 +166,19 @@ def test_malformed(data: bytes) -> None:
         decode(data)
 
 
-@given(st.lists(st.binary(max_size=20), max_size=4), st.integers(0, 3))
-def test_frames(messages: list[bytes], lost: int) -> None:
-    data = b"".join(map(frame, messages))
-    assert frames(data) == messages
-    if messages and lost:
-        assert frames(data[:-lost]) == messages[:-1] or len(messages[-1]) + 4 <= lost
+class Always(type):
+    def __eq__(cls, other: object) -> bool:
+        return True
+
+    def __hash__(cls) -> int:
+        return hash(int)
+
+
+class Impostor(metaclass=Always):
+    pass
+
+
+def test_a_class_that_equals_a_type_is_not_sent_as_it() -> None:
+    assert {int: 1}[Impostor] == 1
+    with pytest.raises(WireError, match="not a plain built-in type"):
+        encode(Impostor, LIMIT)

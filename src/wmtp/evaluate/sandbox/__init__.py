@@ -1,6 +1,16 @@
 """Executing programs that nobody has read: see docs/sandbox.md for what this protects from and what it does not."""
 
-from wmtp.evaluate.sandbox.program import Execution, Limits, Program, Verdict
+from wmtp.evaluate.sandbox.program import Case, Execution, Limits, Program, StdinProgram, Verdict
 from wmtp.evaluate.sandbox.runner import describe, execute, execute_all
 
-__all__ = ["Execution", "Limits", "Program", "Verdict", "describe", "execute", "execute_all"]
+__all__ = [
+    "Case",
+    "Execution",
+    "Limits",
+    "Program",
+    "StdinProgram",
+    "Verdict",
+    "describe",
+    "execute",
+    "execute_all",
+]

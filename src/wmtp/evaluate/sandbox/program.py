@@ -20,18 +20,20 @@ class Limits:
     """What one program may use.
 
     Attributes:
-        cpu_seconds: processor time, start of the interpreter included; rounded up to a whole second.
-        wall_seconds: from the start of the candidate's process to the last reply.
+        cpu_seconds: processor time, start of the interpreter included; rounded up to a whole second. Each case of a
+            `StdinProgram` has as much.
+        wall_seconds: from the start of the candidate's process to the last reply; all cases together. A loose limit:
+            it has to hold on a busy machine.
         memory_mib: address space.
         file_mib: size of one file.
         open_files: file descriptors.
-        processes: further processes and threads. An ordinary user's other processes count too, so that there
-            0 means none and a small number usually still none.
-        reply_bytes: size of one encoded result.
+        processes: further processes and, at level basic, threads. An ordinary user's other processes count too, so
+            that there 0 means none and a small number usually still none.
+        reply_bytes: size of one encoded result, or of what a script writes for one case.
     """
 
     cpu_seconds: float = 3
-    wall_seconds: float = 10
+    wall_seconds: float = 30
     memory_mib: int = 512
     file_mib: int = 1
     open_files: int = 32
@@ -55,16 +57,56 @@ class Program:
         code: what the candidate wrote; hostile until shown otherwise.
         tests: trusted Python statements, run one after the other in one namespace; the first that raises decides.
         setup: trusted Python statements that go before the tests.
+        tests_inside: the tests need the candidate's own classes, so that setup and tests run in the candidate's
+            process, after its code and in its namespace. That success cannot be had by exiting early, printing or
+            writing to a pipe, but a program that means to can forge it: see docs/sandbox.md. To be decided from the
+            reference solution, never from the candidate.
     """
 
     task_id: str
     code: str
     tests: tuple[str, ...]
     setup: str = ""
+    tests_inside: bool = False
 
     def __post_init__(self) -> None:
         if not self.tests:
             raise WMTPError(f"problem {self.task_id!r} has no tests, so that no program can pass or fail it")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a program reads, and what it has to write.
+
+    Attributes:
+        stdin: the program's standard input; a newline is added where its last line has none.
+        stdout: compared token by token (what white space separates); numbers with a decimal point or exponent in
+            either of the two within 1e-5, absolute or relative to the expected one.
+    """
+
+    stdin: str
+    stdout: str
+
+
+@dataclass(frozen=True)
+class StdinProgram:
+    """A candidate's script and the cases that it has to answer, each in a process of its own.
+
+    Attributes:
+        task_id: the problem it is meant to solve.
+        code: what the candidate wrote; runs as `__main__` and has to end with exit status 0.
+        public: cases that the problem's statement shows; run first.
+        private: the other cases. The first case that goes wrong is the last one.
+    """
+
+    task_id: str
+    code: str
+    public: tuple[Case, ...]
+    private: tuple[Case, ...]
+
+    def __post_init__(self) -> None:
+        if not self.public and not self.private:
+            raise WMTPError(f"problem {self.task_id!r} has no cases, so that no program can pass or fail it")
 
 
 @dataclass(frozen=True)
@@ -76,8 +118,12 @@ class Execution:
         message: the first failing test and why, at most a few hundred printable characters; empty when passed. It
             quotes the candidate: escape it before showing it as HTML.
         seconds: wall-clock time from the start of the processes to the end of all of them.
+        inside: the tests ran in the candidate's process, where a hostile program can forge the verdict.
+        public: whether all public cases passed; None if that was not found out, or the program has no cases.
     """
 
     verdict: Verdict
     message: str
     seconds: float
+    inside: bool = False
+    public: bool | None = None

@@ -10,7 +10,7 @@ import os
 import sys
 from _sitebuiltins import Quitter
 
-from . import wire
+from . import kernel, wire
 from .channel import Channel, ClosedError
 from .confine import confine
 
@@ -30,26 +30,65 @@ _REQUEST_LIMIT = 1 << 30
 def main(read_fd: int, write_fd: int) -> None:
     """Serve the judge at the other end of the two pipes until it closes them."""
     channel = Channel(read_fd, write_fd, _REQUEST_LIMIT, float("inf"))
-    plan: Any = wire.decode(channel.receive())
+    first: Any = wire.decode(channel.receive())
+    plan, stdin = first
+    if stdin is not None:
+        _set_standard_input(stdin, plan["workdir"])
     try:
         channel.send(wire.encode(("confined", confine(plan)), _REQUEST_LIMIT))
     except OSError as error:
         channel.send(wire.encode(("unable", str(error)), _REQUEST_LIMIT))
         return
-    module = _new_module()
+    module: ModuleType | None = None
     while True:
         try:
             request: Any = wire.decode(channel.receive())
         except ClosedError:
             os._exit(0)
+        if request[0] == "run":
+            _run(request[1], channel)
+            return
+        module = module or _new_module(MODULE)
         channel.send(_answer(module, request[0], request[1:], plan["reply_bytes"]))
 
 
-def _new_module() -> ModuleType:
-    for name in ("exit", "quit"):  # `-S` leaves them out; scripts use them
-        setattr(builtins, name, Quitter(name, ""))
-    module = type(sys)(MODULE)
-    sys.modules[MODULE] = module
+def _set_standard_input(text: str, workdir: str) -> None:
+    """Make `text` the standard input, a regular file."""
+    if kernel.LINUX:
+        fd = os.memfd_create("stdin")
+    else:
+        path = os.path.join(workdir, "stdin")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        os.unlink(path)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(text.encode("utf-8", "surrogateescape") + (b"" if text.endswith("\n") else b"\n"))
+    os.lseek(fd, 0, os.SEEK_SET)
+    os.dup2(fd, 0)
+    os.close(fd)
+
+
+def _run(code: str, channel: Channel) -> None:
+    """Run a script whose standard output goes to the judge as it is."""
+    os.set_blocking(channel.write_fd, True)
+    os.dup2(channel.write_fd, 1)
+    channel.close()
+    module = _new_module("__main__")
+    sys.argv[:] = ["solution.py"]
+    sys.excepthook = _print_error
+    exec(compile(code, _SOURCE, "exec", dont_inherit=True), module.__dict__)
+
+
+def _print_error(kind: type[BaseException], error: BaseException, _: object) -> None:
+    """Exit status 1 has failed the script whatever it wrote; the judge quotes its last line."""
+    _, message, line = _describe(error)
+    print(f"\n{kind.__name__}: {message} (line {line})")
+
+
+def _new_module(name: str) -> ModuleType:
+    for quitter in ("exit", "quit"):  # `-S` leaves them out; scripts use them
+        setattr(builtins, quitter, Quitter(quitter, ""))
+    module = type(sys)(name)
+    sys.modules[name] = module
     return module
 
 
@@ -60,6 +99,8 @@ def _answer(module: ModuleType, operation: str, operands: tuple[Any, ...], limit
             reply: tuple[object, ...] = ("defined",)
         elif operation == "lookup":
             reply = _look_up(module, operands[0])
+        elif operation == "test":
+            reply = _test(module, *operands)
         else:
             name, args, kwargs = operands
             reply = ("value", module.__dict__[name](*args, **kwargs))
@@ -69,6 +110,15 @@ def _answer(module: ModuleType, operation: str, operands: tuple[Any, ...], limit
         return wire.encode(reply, limit, _standard_mappings())
     except wire.WireError as error:
         return wire.encode(("unsendable", str(error)), limit)
+
+
+def _test(module: ModuleType, setup: str, tests: list[str], token: str) -> tuple[object, ...]:
+    for position, text in enumerate((setup, *tests)):
+        try:
+            exec(compile(text, "<tests>", "exec", dont_inherit=True), module.__dict__)
+        except BaseException as error:
+            return ("raised", position, *_describe(error))
+    return ("tested", token)
 
 
 def _standard_mappings() -> tuple[type, ...]:
@@ -83,6 +133,8 @@ def _look_up(module: ModuleType, name: str) -> tuple[object, ...]:
     value = module.__dict__[name]
     if isinstance(value, type):
         return ("class",)
+    if type(value) is type(sys):
+        return ("module", value.__name__)
     return ("callable",) if callable(value) else ("value", value)
 
 

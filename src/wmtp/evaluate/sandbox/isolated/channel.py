@@ -5,6 +5,7 @@ import select
 import time
 
 _HEADER = 4
+_CHUNK = 1 << 16
 
 
 class ClosedError(Exception):
@@ -22,19 +23,6 @@ class DeadlineError(Exception):
 def frame(message: bytes) -> bytes:
     """A message with its length in front."""
     return len(message).to_bytes(_HEADER, "big") + message
-
-
-def frames(data: bytes) -> list[bytes]:
-    """The whole messages in `data`; a last one that is cut off is left out."""
-    messages = []
-    at = 0
-    while at + _HEADER <= len(data):
-        end = at + _HEADER + int.from_bytes(data[at : at + _HEADER], "big")
-        if end > len(data):
-            break
-        messages.append(data[at + _HEADER : end])
-        at = end
-    return messages
 
 
 class Channel:
@@ -81,18 +69,40 @@ class Channel:
             raise SizeError(f"a message of {size} bytes, over the limit of {self.limit}")
         return self._read(size)
 
+    def receive_rest(self) -> bytes:
+        """Receive what comes, without a length in front, until the other side closes its end.
+
+        Raises:
+            SizeError: it sends more than `limit` bytes.
+            DeadlineError: it did not close in time.
+        """
+        data = bytearray()
+        while chunk := self._read_some(_CHUNK):
+            data += chunk
+            if len(data) > self.limit:
+                raise SizeError(f"more than {self.limit} bytes written")
+        return bytes(data)
+
+    def close(self) -> None:
+        """Close this end of both pipes."""
+        os.close(self.read_fd)
+        os.close(self.write_fd)
+
     def _read(self, size: int) -> bytes:
         data = bytearray()
         while len(data) < size:
-            try:
-                chunk = os.read(self.read_fd, size - len(data))
-            except BlockingIOError:
-                self._wait(self.read_fd, select.POLLIN)
-                continue
+            chunk = self._read_some(size - len(data))
             if not chunk:
                 raise ClosedError
             data += chunk
         return bytes(data)
+
+    def _read_some(self, size: int) -> bytes:
+        while True:
+            try:
+                return os.read(self.read_fd, size)
+            except BlockingIOError:
+                self._wait(self.read_fd, select.POLLIN)
 
     def _wait(self, fd: int, event: int) -> None:
         left = self.deadline - time.monotonic()

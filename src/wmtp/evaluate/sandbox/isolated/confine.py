@@ -6,14 +6,16 @@ import os
 import resource
 import sys
 
-from . import kernel
+from . import kernel, landlock, launch, seccomp
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypedDict
 
     class Plan(TypedDict):
-        """Limits as in `Limits`; `user`, an id to become, or None; `judge`, the process that started this one."""
+        """Limits as in `Limits`; `level`, as in `levels`; `user`, an id to become, or None; `judge`, the process that
+        started this one.
+        """
 
         cpu_seconds: float
         wall_seconds: float
@@ -22,12 +24,16 @@ if TYPE_CHECKING:
         open_files: int
         processes: int
         reply_bytes: int
+        level: str
         workdir: str
         user: int | None
         judge: int
 
 
 _MIB = 1 << 20
+_THREADS = 8
+_OUTSIDE = 0
+"""What a process sees as its parent that is in none of its namespaces."""
 
 
 def confine(plan: Plan) -> dict[str, bool]:
@@ -39,11 +45,15 @@ def confine(plan: Plan) -> dict[str, bool]:
     Raises:
         OSError: a measure that this machine should have was refused.
     """
-    os.setsid()
+    by_kernel = plan["level"] in ("kernel", "namespaces")
+    if os.getsid(0) != os.getpid():
+        os.setsid()
     os.chdir(str(plan["workdir"]))
     os.umask(0o077)
-    _limit(plan)
+    os.environ.pop("PWD", None)  # which bubblewrap sets
     library = _open_library()
+    rules = landlock.ruleset(_rights()) if by_kernel else None
+    _limit(plan, _THREADS if by_kernel else 0)  # without a filter, they could as well be processes
     no_new_privileges = kernel.no_new_privileges()
     if plan["user"] is not None:
         _become(plan["user"])
@@ -52,22 +62,28 @@ def confine(plan: Plan) -> dict[str, bool]:
         "no_capabilities": os.geteuid() != 0 or kernel.drop_capabilities(),
         "no_new_privileges": no_new_privileges,
         "dies_with_judge": kernel.die_with_parent(),
-        "no_subprocesses": plan["processes"] == 0 and os.geteuid() != 0,
+        "no_subprocesses": plan["processes"] == 0 and (os.geteuid() != 0 or by_kernel),
         "memory_limit": kernel.LINUX,
+        "files_restricted": by_kernel,
+        "system_calls_filtered": by_kernel,
+        "own_namespaces": plan["level"] == "namespaces",
     }
-    if os.getppid() != plan["judge"]:
+    if os.getppid() != (plan["judge"] if plan["level"] != "namespaces" else _OUTSIDE):
         os._exit(1)
     _keep_library_readable(library)
+    if rules is not None:
+        landlock.enter(rules)
+        seccomp.install(plan["processes"] > 0)
     return facts
 
 
-def _limit(plan: Plan) -> None:
+def _limit(plan: Plan, threads: int) -> None:
     cpu = int(-(-plan["cpu_seconds"] // 1))
     limits = {
         resource.RLIMIT_CPU: (cpu, cpu + 1),  # a signal that can be ignored, then one that cannot
         resource.RLIMIT_FSIZE: 2 * (plan["file_mib"] * _MIB,),
         resource.RLIMIT_NOFILE: 2 * (plan["open_files"],),
-        resource.RLIMIT_NPROC: 2 * (plan["processes"] + 1,),
+        resource.RLIMIT_NPROC: 2 * (plan["processes"] + 1 + threads,),
         resource.RLIMIT_CORE: (0, 0),
     }
     if kernel.LINUX:  # macOS refuses a limit on the address space
@@ -83,6 +99,15 @@ def _become(user: int) -> None:
     os.setgroups([])
     os.setregid(user, user)
     os.setreuid(user, user)
+    kernel.protect_memory(False)  # a change of user closes /proc/self, and so /dev/stdin, to its own process
+
+
+def _rights() -> dict[str, int]:
+    """What Landlock is to leave open."""
+    rights = dict.fromkeys(launch.readable_paths(), landlock.READ)
+    rights |= dict.fromkeys(launch.devices(), landlock.READ | landlock.WRITE)
+    rights["."] = landlock.READ | landlock.WRITE | landlock.KEEP_HOUSE
+    return rights
 
 
 def _open_library() -> list[tuple[str, int]]:
@@ -96,8 +121,11 @@ def _keep_library_readable(library: list[tuple[str, int]]) -> None:
         for _, fd in library:
             os.close(fd)
         return
-    kernel.protect_memory(False)  # a change of user closes /proc/self to its own process
-    sys.path[:] = [f"/proc/self/fd/{fd}" for _, fd in library]
+    ways = {path: f"/proc/self/fd/{fd}" for path, fd in library}
+    sys.path[:] = ways.values()
+    for package in [module for module in sys.modules.values() if hasattr(module, "__path__")]:
+        for path, way in ways.items():
+            package.__path__ = [place.replace(path, way) for place in package.__path__]
     sys.path_importer_cache.clear()
     if not all(os.access(path, os.R_OK | os.X_OK) for path in sys.path):
         raise PermissionError(f"user {os.geteuid()} may not read the standard library in {library[0][0]}")

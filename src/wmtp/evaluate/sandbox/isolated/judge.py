@@ -8,51 +8,79 @@ verdict, on a pipe that the candidate's process never had.
 from __future__ import annotations
 
 import builtins
+import functools
 import os
 import resource
 import sys
 
-from . import kernel, wire
-from .channel import frame
+from . import kernel, stdio
 from .session import Candidate, Failure, Unable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import CodeType
     from typing import Any
 
 _MESSAGE = 600
-_REPORT_LIMIT = 1 << 20
+
+# fmt: off
+_MODULES = frozenset({
+    "bisect", "cmath", "collections", "copy", "datetime", "decimal", "fractions", "functools", "heapq", "itertools",
+    "math", "operator", "random", "re", "statistics", "string", "sys", "typing",
+})
+# fmt: on
+"""Those of the standard library that a test may use under a name by which the candidate imported them."""
+
+_ABSENT = {"class": "a class", "module": "a module", "unsendable": "not plain data"}
 
 
-def main() -> None:
-    """Read one program from standard input, judge it, report on standard output."""
-    report_fd = _take_over_pipes()
-    request: Any = wire.decode(_read_all(0))
+def conduct(request: Any, facts: dict[str, bool], report: Callable[..., None]) -> None:
+    """Judge one program.
+
+    Args:
+        request: `plan`, the limits; `code`; and either `cases`, public and private ones, each (stdin, stdout), or
+            `setup`, `tests` and `tests_inside`.
+        facts: what is already known of the isolation.
+        report: is told when a candidate's process has started, and the verdict.
+    """
     plan = request["plan"]
-    facts = {
-        "judge_dies_with_parent": kernel.die_with_parent(),
-        "judge_memory_closed": kernel.protect_memory(True),
-        "orphans_adopted": kernel.adopt_orphans(),
-    }
-    if os.getppid() != request["parent"]:
-        os._exit(1)
-    _limit_memory(plan["memory_mib"])
     plan["judge"] = os.getpid()
     plan["user"] = kernel.unprivileged_id()
-    if plan["user"] is not None:
-        os.chown(plan["workdir"], plan["user"], plan["user"])
-    candidate = Candidate(plan, sys.argv[1])
-    _report(report_fd, (candidate.pid, plan["user"] is not None))
+
+    def start(plan: Any, stdin: str | None = None) -> Candidate:
+        candidate = Candidate(plan, sys.argv[1])
+        report("started", candidate.pid, plan["user"] is not None or plan["level"] != "basic")
+        try:
+            facts.update(candidate.prepare(stdin))
+        except Unable:
+            candidate.stop()
+            raise
+        return candidate
+
+    public = None
     try:
-        facts |= candidate.prepare()
-        verdict, message = judge(candidate, request["code"], request["setup"], request["tests"])
+        if "cases" in request:
+            shown, hidden = request["cases"]
+            verdict, message, public = stdio.judge(plan, request["code"], shown, hidden, start)
+        else:
+            verdict, message = _judge_tests(plan, request, start)
     except Unable as error:
         verdict, message = "error", str(error)
+    report("verdict", verdict, _printable(message), facts, public)
+
+
+def _judge_tests(plan: Any, request: Any, start: Callable[..., Candidate]) -> tuple[str, str]:
+    _limit_memory(plan["memory_mib"])
+    if plan["user"] is not None:
+        os.chown(plan["workdir"], plan["user"], plan["user"])
+    candidate = start(plan)
+    try:
+        if request["tests_inside"]:
+            return judge_inside(candidate, request["code"], request["setup"], request["tests"])
+        return judge(candidate, request["code"], request["setup"], request["tests"])
     finally:
         candidate.stop()
-    _report(report_fd, (verdict, _printable(message), facts))
-    os._exit(0)
 
 
 def judge(candidate: Candidate, code: str, setup: str, tests: list[str]) -> tuple[str, str]:
@@ -64,10 +92,7 @@ def judge(candidate: Candidate, code: str, setup: str, tests: list[str]) -> tupl
     Raises:
         Unable: the tests are not Python.
     """
-    try:
-        compiled = [compile(text, "<tests>", "exec", dont_inherit=True) for text in (setup, *tests)]
-    except (SyntaxError, ValueError) as error:
-        raise Unable(f"the tests do not compile: {error}") from None
+    compiled = compile_tests(setup, tuple(tests))
     position = 0
     try:
         candidate.define(code)
@@ -84,6 +109,42 @@ def judge(candidate: Candidate, code: str, setup: str, tests: list[str]) -> tupl
     return "passed", ""
 
 
+def judge_inside(candidate: Candidate, code: str, setup: str, tests: list[str]) -> tuple[str, str]:
+    """Run a candidate's code and the tests in its process.
+
+    The tests go there once the code has run, and with them the token by which their end is reported.
+
+    Returns:
+        Verdict and message.
+
+    Raises:
+        Unable: the tests are not Python.
+    """
+    compile_tests(setup, tuple(tests))
+    try:
+        candidate.define(code)
+        raised = candidate.test(setup, tests, os.urandom(16).hex())
+    except Failure as failure:
+        return failure.verdict, failure.message
+    if raised is None:
+        return "passed", ""
+    position, message = raised
+    return "failed", _where(position, tests) + message
+
+
+@functools.lru_cache(maxsize=128)
+def compile_tests(setup: str, tests: tuple[str, ...]) -> list[CodeType]:
+    """Setup and tests as code; remembered, since a problem's samples share them.
+
+    Raises:
+        Unable: they are not Python.
+    """
+    try:
+        return [compile(text, "<tests>", "exec", dont_inherit=True) for text in (setup, *tests)]
+    except (SyntaxError, ValueError) as error:
+        raise Unable(f"the tests do not compile: {error}") from None
+
+
 def _namespace(candidate: Candidate, compiled: list[CodeType]) -> tuple[dict[str, object], dict[str, str]]:
     """The tests' globals, and the names that they use and the candidate has, but which cannot be stood in for.
 
@@ -96,7 +157,9 @@ def _namespace(candidate: Candidate, compiled: list[CodeType]) -> tuple[dict[str
     if not found:
         found = {name: candidate.look_up(name) for name in [n for n in names if hasattr(builtins, n)][:1]}
     namespace = {name: value for name, (kind, value) in found.items() if kind == "value"}
-    absent = {name: kind for name, (kind, _) in found.items() if kind in ("class", "unsendable")}
+    modules = {name: value for name, (kind, value) in found.items() if kind == "module" and value in _MODULES}
+    namespace |= {name: __import__(value) for name, value in modules.items()}
+    absent = {name: kind for name, (kind, _) in found.items() if name not in namespace}
     return {"__name__": "tests", **namespace}, absent
 
 
@@ -117,7 +180,7 @@ def _where(position: int, tests: list[str]) -> str:
 
 def _explain(error: BaseException, candidate: Candidate, absent: dict[str, str]) -> str:
     if isinstance(error, NameError) and error.name in absent:
-        what = "a class" if absent[error.name] == "class" else "not plain data"
+        what = _ABSENT[absent[error.name]]
         return f"the tests use the candidate's {error.name!r}, {what}: it cannot cross to the tests"
     try:
         said = str(error)
@@ -132,27 +195,8 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in kept)
 
 
-def _take_over_pipes() -> int:
-    """Move the report pipe away from standard output, where nothing else can write to it or inherit it."""
-    report_fd = os.dup(1)
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 1)
-    return report_fd
-
-
-def _read_all(fd: int) -> bytes:
-    with open(fd, "rb", closefd=False) as stream:
-        return stream.read()
-
-
-def _report(fd: int, value: object) -> None:
-    with open(fd, "wb", buffering=0, closefd=False) as stream:
-        stream.write(frame(wire.encode(value, _REPORT_LIMIT)))
-
-
 def _limit_memory(mib: int) -> None:
     """A result may be made to grow in the tests (`f(x) * 10**9`); the judge must not take the machine with it."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if kernel.LINUX:
         size = mib << 20
         allowed = resource.getrlimit(resource.RLIMIT_AS)[1]

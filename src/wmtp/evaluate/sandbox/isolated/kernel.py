@@ -11,7 +11,9 @@ SIGXCPU = 24
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_SECCOMP = 22
 _PR_SET_NO_NEW_PRIVS = 38
+_SECCOMP_MODE_FILTER = 2
 
 _HIGH_ID, _LOW_ID, _LOW_SPAN = 0x7000_0000, 20_000, 40_000
 """Where per-program user ids start: a range that no system assigns, and one for containers that map 65,536 ids."""
@@ -26,6 +28,36 @@ def _prctl(option: int, argument: int) -> bool:
     import ctypes
 
     return ctypes.CDLL(None).prctl(option, argument, 0, 0, 0) == 0  # type: ignore[no-any-return]
+
+
+def system_call(number: int, *arguments: int | bytes | None) -> int:
+    """A system call that the C library has no function for.
+
+    Raises:
+        OSError: it failed.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    words = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
+    result: int = libc.syscall(ctypes.c_long(number), *words)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
+
+
+def filter_system_calls(program: bytes) -> None:
+    """Install a filter, a `struct sock_fprog`.
+
+    Raises:
+        OSError: the kernel refused it.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, program, 0, 0):
+        raise OSError(ctypes.get_errno(), f"no system call filter: {os.strerror(ctypes.get_errno())}")
 
 
 def die_with_parent() -> bool:

@@ -8,10 +8,9 @@ is a failure, and a failure is final: every later call raises it again.
 from __future__ import annotations
 
 import os
-import sys
 import time
 
-from . import kernel, wire
+from . import kernel, launch, wire
 from .channel import Channel, ClosedError, DeadlineError, SizeError
 
 TYPE_CHECKING = False
@@ -28,7 +27,11 @@ BOOT = (
 """What `python -c` runs; its first argument is the directory that holds this package."""
 
 _SETTLE = 0.002
+_FIRST_LOOK = 0.0002
 _LAST_WORDS = 0.5
+_NEARLY = 0.9
+"""The kernel's limit counts whole ticks, so that it may strike a little before that much time is spent."""
+
 _REQUEST_LIMIT = 1 << 30
 _SHOWN = 160
 
@@ -58,19 +61,8 @@ class Candidate:
         reply_fd, replies = os.pipe()
         os.set_inheritable(requests, True)
         os.set_inheritable(replies, True)
-        command = [
-            sys.executable,
-            "-I",
-            "-S",
-            "-c",
-            BOOT.format("candidate"),
-            directory,
-            str(requests),
-            str(replies),
-        ]
-        null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
-        environment = {"HOME": plan["workdir"], "TMPDIR": plan["workdir"]}
-        self.pid = os.posix_spawn(sys.executable, command, environment, file_actions=null)
+        arguments = ["-I", "-S", "-c", BOOT.format("candidate"), directory, str(requests), str(replies)]
+        self.pid = launch.start(plan, arguments)
         os.close(requests)
         os.close(replies)
         deadline = time.monotonic() + plan["wall_seconds"]
@@ -79,8 +71,11 @@ class Candidate:
         self.failure: Failure | None = None
         self.last_call: tuple[str, tuple[object, ...], dict[str, object], object] | None = None
 
-    def prepare(self) -> dict[str, bool]:
+    def prepare(self, stdin: str | None = None) -> dict[str, bool]:
         """Have the process confine itself.
+
+        Args:
+            stdin: what it gets as standard input; by default, nothing.
 
         Returns:
             Measure to whether this machine has it.
@@ -89,7 +84,7 @@ class Candidate:
             Unable: it could not.
         """
         try:
-            kind, facts = self._exchange(self.plan)
+            kind, facts = self._exchange((self.plan, stdin))
         except Failure as failure:
             raise Unable(f"the candidate's process did not start: {failure.message}") from None
         if kind != "confined":
@@ -102,17 +97,62 @@ class Candidate:
         if reply[0] != "defined":
             self._refuse("running the program", reply)
 
+    def run(self, code: str) -> str:
+        """Run the candidate's code as a script, to its end; the process is of no use afterwards.
+
+        Returns:
+            What it wrote to standard output.
+
+        Raises:
+            Failure: it did not end in time with status 0, or wrote too much.
+        """
+        try:
+            self.channel.send(wire.encode(("run", code), _REQUEST_LIMIT))
+            written = self.channel.receive_rest().decode("utf-8", "surrogateescape")
+        except (ClosedError, DeadlineError, SizeError) as error:
+            self._lost(error)
+        ended = self._reap(self.channel.deadline)
+        if ended is None:
+            self._lost(DeadlineError())
+        if ended[0] != 0:
+            last = written.rstrip().rpartition("\n")[2]
+            self._refuse_end(ended, f"; it last wrote {_show(last)}" if last else "")
+        return written
+
+    def test(self, setup: str, tests: list[str], token: str) -> tuple[int, str] | None:
+        """Run tests in the candidate's process.
+
+        Args:
+            setup: runs first.
+            tests: run next, until one raises.
+            token: what the process has to send back at their end.
+
+        Returns:
+            Position of what raised (0: the setup) and why; None if all ran to their end.
+        """
+        reply = self._ask("test", setup, tests, token)
+        if reply == ("tested", token):
+            return None
+        types = [type(part) for part in reply]
+        if types != [str, int, str, str, int] or reply[0] != "raised" or not 0 <= reply[1] <= len(tests):
+            self._fail("failed", "the tests gave a malformed reply")
+        _, position, kind, message, _ = reply
+        return position, f"{kind}{': ' if message else ''}{message}"
+
     def look_up(self, name: str) -> tuple[str, object]:
         """What the candidate's module has under a name.
 
         Returns:
-            ("value", a stand-in or plain data), or one of "missing", "class" and "unsendable", and None.
+            ("value", a stand-in or plain data), ("module", name of a module), or one of "missing", "class" and
+            "unsendable", and None.
         """
         reply = self._ask("lookup", name)
         if reply == ("callable",):
             return "value", self._stand_in(name)
         if reply[0] == "value" and len(reply) == 2:
             return "value", reply[1]
+        if reply[0] == "module" and [type(part) for part in reply[1:]] == [str]:
+            return "module", reply[1]
         if reply[0] not in ("missing", "class", "unsendable"):
             self._refuse(f"reading {name}", reply)
         return reply[0], None
@@ -173,28 +213,35 @@ class Candidate:
     def _lost(self, error: Exception) -> NoReturn:
         """No reply: find out why."""
         if isinstance(error, DeadlineError):
-            self._fail("timeout", f"no answer within {self.plan['wall_seconds']:g} s")
+            self._fail("timeout", "not done before the wall-clock limit")
         if isinstance(error, SizeError):
             self._fail("failed", str(error))
-        ended = self._reap()
+        ended = self._reap(time.monotonic() + _LAST_WORDS)
         if ended is None:
             self._fail("failed", "the program closed its pipe")
+        self._refuse_end(ended, " before the tests ended")
+
+    def _refuse_end(self, ended: tuple[int, float], context: str) -> NoReturn:
+        """The process is gone, though it should not be or not in this way."""
         code, spent = ended
-        if code == -kernel.SIGXCPU or (code == -kernel.SIGKILL and spent >= self.plan["cpu_seconds"]):
+        if code == -kernel.SIGXCPU or (
+            code == -kernel.SIGKILL and spent >= _NEARLY * self.plan["cpu_seconds"]
+        ):
             self._fail("timeout", f"used up {self.plan['cpu_seconds']:g} s of CPU time")
         how = f"exited with status {code}" if code >= 0 else f"was killed by signal {-code}"
-        self._fail("failed", f"the program {how} before the tests ended")
+        self._fail("failed", f"the program {how}{context}")
 
-    def _reap(self) -> tuple[int, float] | None:
-        """Exit code (negative: the signal) and CPU seconds of the process; None if it does not end."""
-        limit = time.monotonic() + _LAST_WORDS
+    def _reap(self, limit: float) -> tuple[int, float] | None:
+        """Exit code (negative: the signal) and CPU seconds of the process; None if it does not end by `limit`."""
+        pause = _FIRST_LOOK
         while time.monotonic() < limit:
             pid, status, usage = os.wait4(self.pid, os.WNOHANG)
             if pid:
                 kernel.kill(pid, group=True)
                 self.pid = 0
-                return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
-            time.sleep(_SETTLE)
+                return launch.exit_code(self.plan, status), usage.ru_utime + usage.ru_stime
+            time.sleep(pause)
+            pause = min(2 * pause, _SETTLE)
         return None
 
     def stop(self) -> None:
@@ -203,15 +250,21 @@ class Candidate:
             kernel.kill(self.pid)
             kernel.kill(self.pid, group=True)
             os.waitpid(self.pid, 0)
-        while True:
-            try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                for survivor in kernel.descendants(os.getpid()):
-                    kernel.kill(survivor)
-                time.sleep(_SETTLE)
+        self.channel.close()
+        end_descendants()
+
+
+def end_descendants() -> None:
+    """Kill and reap every descendant of this process, which adopts orphans."""
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            for survivor in kernel.descendants(os.getpid()):
+                kernel.kill(survivor)
+            time.sleep(_SETTLE)
 
 
 def _call(name: str, args: tuple[object, ...], kwargs: dict[str, object]) -> str:

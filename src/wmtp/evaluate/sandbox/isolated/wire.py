@@ -24,6 +24,9 @@ _COMPLEX = struct.Struct(">dd")
 _SINGLETONS = {b"N": None, b"T": True, b"F": False}
 _SEQUENCES: dict[type, bytes] = {list: b"l", tuple: b"t", set: b"S", frozenset: b"z"}
 _SEQUENCE_OF_TAG = {tag: kind for kind, tag in _SEQUENCES.items()}
+_TYPES = (bool, bytes, complex, dict, float, frozenset, int, list, set, str, tuple, type(None))
+_NAME_OF_TYPE: dict[type, bytes] = {kind: kind.__name__.encode() for kind in _TYPES}
+_TYPE_OF_NAME = {name: kind for kind, name in _NAME_OF_TYPE.items()}
 
 
 class WireError(ValueError):
@@ -34,7 +37,8 @@ def encode(value: object, limit: int, as_dict: tuple[type, ...] = ()) -> bytes:
     """Encode a plain value.
 
     Args:
-        value: None, bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, nested at will.
+        value: None, bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, nested at will, and
+            these types themselves.
         limit: largest size of the result, bytes.
         as_dict: subclasses of dict that are sent as the dict they hold.
 
@@ -89,6 +93,8 @@ def _atom(value: Any, kind: type) -> tuple[bytes, bytes]:
         return b"s", value.encode("utf-8", "surrogatepass")
     if kind is bytes:
         return b"b", value
+    if kind is type and value in _NAME_OF_TYPE:
+        return b"y", _NAME_OF_TYPE[value]
     raise WireError(f"of type {kind.__name__!r}, which is not a plain built-in type")
 
 
@@ -134,6 +140,8 @@ def _read_atom(tag: bytes, payload: bytes) -> object:
             return payload.decode("utf-8", "surrogatepass")
         if tag == b"b":
             return payload
-    except (struct.error, UnicodeDecodeError) as error:
+        if tag == b"y":
+            return _TYPE_OF_NAME[payload]
+    except (struct.error, UnicodeDecodeError, KeyError) as error:
         raise WireError(f"damaged: {error}") from None
     raise WireError(f"unknown tag {tag!r}")

@@ -1,0 +1,85 @@
+"""The process that forks a judge for each program, which spares every judge the start of an interpreter.
+
+It runs neither tests nor a candidate's code, so that each judge begins in the same state.
+"""
+
+from __future__ import annotations
+
+import ctypes  # noqa: F401 (loaded once here, not once in every judge)
+import os
+import resource
+from contextlib import suppress
+
+from . import kernel, wire
+from .channel import Channel, ClosedError
+from .judge import compile_tests, conduct
+from .session import Unable, end_descendants
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_MESSAGE = 300
+_MESSAGE_LIMIT = 1 << 30
+
+
+def main() -> None:
+    """Read programs from standard input until it ends; report on what was standard output.
+
+    Every report is a tuple: ("started", process id of the candidate, whether it is unable to signal its judge),
+    ("verdict", verdict, message, facts, public) and ("ended", exit code of the judge).
+    """
+    channel = Channel(*_take_over_pipes(), _MESSAGE_LIMIT, float("inf"))
+    kernel.die_with_parent()
+    kernel.protect_memory(True)
+    kernel.adopt_orphans()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    while True:
+        try:
+            request: Any = wire.decode(channel.receive())
+        except ClosedError:
+            os._exit(0)
+        _compile_ahead(request)
+        server = os.getpid()
+        judge = os.fork()
+        if judge == 0:
+            _judge(request, channel, server)
+        _, status = os.waitpid(judge, 0)
+        end_descendants()
+        channel.send(wire.encode(("ended", os.waitstatus_to_exitcode(status)), _MESSAGE_LIMIT))
+
+
+def _compile_ahead(request: Any) -> None:
+    """Compile the tests in the process that is there for the next program, too."""
+    if "tests" in request:
+        with suppress(Unable):  # the judge finds out, and says so
+            compile_tests(request["setup"], tuple(request["tests"]))
+
+
+def _judge(request: Any, channel: Channel, server: int) -> None:
+    """What the forked process does; it does not return."""
+    try:
+        facts = {
+            "judge_dies_with_parent": kernel.die_with_parent(),
+            "judge_memory_closed": kernel.protect_memory(True),
+            "orphans_adopted": kernel.adopt_orphans(),
+        }
+        if os.getppid() == server:
+            conduct(request, facts, lambda *said: channel.send(wire.encode(said, _MESSAGE_LIMIT)))
+            os._exit(0)
+    except BaseException as error:
+        message = f"the judge failed: {type(error).__name__}: {error}"[:_MESSAGE]
+        channel.send(wire.encode(("verdict", "error", message, {}, None), _MESSAGE_LIMIT))
+    finally:
+        os._exit(1)
+
+
+def _take_over_pipes() -> tuple[int, int]:
+    """Move the two pipes away from standard input and output, where no test can get at them."""
+    pipes = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    os.close(null)
+    return pipes

@@ -1,0 +1,168 @@
+"""The evaluator's side of the judge servers: starting them, talking to them, and leaving nothing of them behind."""
+
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wmtp.evaluate.sandbox.isolated import kernel, wire
+from wmtp.evaluate.sandbox.isolated.channel import Channel, ClosedError, DeadlineError, SizeError
+from wmtp.evaluate.sandbox.isolated.session import BOOT
+
+_DIRECTORY = str(Path(__file__).parent)
+_GRACE = 0.7
+_KILL_ROUNDS = 100
+_MESSAGE_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one attempt to judge a program gave.
+
+    `judge_killed`: by a signal, while a program ran that was able to send one. Once, it may have been somebody else;
+    twice, it was the program. `public`: see `Execution`.
+    """
+
+    verdict: str
+    message: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    public: bool | None = None
+    judge_killed: bool = False
+    seconds: float = 0.0
+
+
+class Server:
+    """A process that forks a judge for each program. It dies with the thread that started it.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", BOOT.format("server"), _DIRECTORY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd="/",
+            env={},
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._channel = Channel(
+            self._process.stdout.fileno(), self._process.stdin.fileno(), _MESSAGE_LIMIT, float("inf")
+        )
+        self._in_use = threading.RLock()
+
+    def judge(self, request: bytes, wall_seconds: float) -> tuple[Report, bool]:
+        """Have one program judged, in `wall_seconds` and a grace period at most.
+
+        Returns:
+            The report, and whether the server is still good for another program.
+        """
+        said: dict[str, Any] = {}
+        with self._in_use:
+            self._channel.deadline = time.monotonic() + wall_seconds + _GRACE
+            try:
+                self._channel.send(request)
+                while "ended" not in said:
+                    message: Any = wire.decode(self._channel.receive())
+                    said[message[0]] = message[1:]
+            except DeadlineError:
+                if "verdict" not in said and "started" in said:
+                    return Report("timeout", f"no verdict within {wall_seconds:g} s"), False
+                if "verdict" not in said:
+                    return Report("error", "the judge did not start the program in time"), False
+            except (ClosedError, SizeError, wire.WireError):
+                pass
+            if "verdict" in said:
+                return Report(*said["verdict"]), "ended" in said
+            return self._without_verdict(said), False
+
+    def _without_verdict(self, said: dict[str, Any]) -> Report:
+        """The judge came to an end, or its server did; report how."""
+        reason = self.end()
+        code = said["ended"][0] if "ended" in said else self._process.returncode
+        candidate, powerless = said.get("started", (0, True))
+        if candidate and "ended" not in said:
+            kernel.kill(candidate)
+            kernel.kill(candidate, group=True)
+        reason = reason or (f"signal {-code}" if code < 0 else f"exit status {code}")
+        return Report(
+            "error",
+            f"the judge ended without a verdict: {reason}",
+            judge_killed=code < 0 and not powerless,
+        )
+
+    def kill(self) -> None:
+        """Kill the server after everything below it: its orphans are its children as long as it lives."""
+        for _ in range(_KILL_ROUNDS):
+            below = kernel.descendants(self._process.pid) if self._process.poll() is None else []
+            if not below:
+                break
+            for pid in below:
+                kernel.kill(pid)
+            time.sleep(0.001)
+        self._process.kill()
+        # Had it been killed before, what had not yet left its session would live on.
+        kernel.kill(self._process.pid, group=True)
+
+    def end(self) -> str:
+        """Kill the server and let go of it, once no program is being judged.
+
+        Returns:
+            The last line that it wrote to its standard error.
+        """
+        self.kill()
+        with self._in_use, self._process as process:
+            assert process.stderr is not None
+            lines = (
+                [] if process.stderr.closed else process.stderr.read().decode(errors="replace").splitlines()
+            )
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+class Servers:
+    """The servers of one evaluation, one a thread, so that all of them can be ended."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: dict[int, Server] = {}
+        self._closed = False
+
+    def judge(self, request: bytes, wall_seconds: float) -> Report:
+        """Have one program judged by this thread's server, which is started or replaced where necessary.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        thread = threading.get_ident()
+        with self._lock:
+            if self._closed:
+                raise InterruptedError("the evaluation was stopped")
+            server = self._running.get(thread) or Server()
+            self._running[thread] = server
+        is_good = False
+        try:
+            report, is_good = server.judge(request, wall_seconds)
+        finally:
+            if not is_good:
+                with self._lock:
+                    self._running.pop(thread, None)
+                server.end()
+        return report
+
+    def close(self) -> None:
+        """End every server with all that it started, and start no more."""
+        with self._lock:
+            self._closed = True
+            servers = list(self._running.values())
+            self._running.clear()
+        for server in servers:
+            server.kill()
+        for server in servers:
+            server.end()
