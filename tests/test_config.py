@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from wmtp.config import Recipe, changed_keys, load, override, to_yaml
+from wmtp.config import Recipe, changed_keys, load, override, recipe_from, to_dict, to_yaml
 from wmtp.errors import WMTPError
 
 
@@ -98,6 +98,12 @@ def test_percentile_of_rho1_goes_before_top_p() -> None:
     recipe, _ = load(None, None, ["loss.top_p=0.3", "rho1.percentile_top_p=0.7"])
     assert recipe.weights.top_p == 0.7
     assert load(None, None, ["loss.top_p=0.3"])[0].weights.top_p == 0.3
+
+
+def test_a_recipe_that_another_version_wrote() -> None:
+    assert recipe_from(to_dict(Recipe()), "step-8") == Recipe()
+    with pytest.raises(WMTPError, match=r"^step-8: unknown key 'critic\.centring'; "):
+        recipe_from({"critic": {"centring": 0.05}}, "step-8")
 
 
 def test_configuration_does_not_import_torch() -> None:

@@ -1,5 +1,6 @@
 """Every command in the README and in the other pages is executed, on small sizes."""
 
+import gzip
 import json
 import re
 import shlex
@@ -15,7 +16,7 @@ from wmtp.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-RUN_PAGES = ["distributed.md", "mlflow.md", "scorers.md"]
+RUN_PAGES = ["distributed.md", "evaluation.md", "mlflow.md", "scorers.md"]
 """Pages beside the README whose commands are for reading from top to bottom."""
 SMALL = [
     "model.hidden_size=32",
@@ -36,6 +37,43 @@ SMALL = [
     "critic.overrides={train.steps: 2}",
     "evaluate.max_new_tokens=8",
 ]
+
+
+MORE = {"evaluation.md": {"train": ["data.sequence_length=2048"], "evaluate": ["evaluate.max_new_tokens=8"]}}
+"""By page and command, further settings that keep it small, or let it run on small files."""
+
+
+def write_benchmarks() -> None:
+    """Two problems of each benchmark under the names that docs/evaluation.md gives the published files."""
+    names = ("twice", "again")
+    he = [
+        {
+            "task_id": f"HumanEval/{i}",
+            "prompt": f"def {name}(x):\n",
+            "entry_point": name,
+            "test": "def check(candidate):\n    assert candidate(2) == 4\n",
+        }
+        for i, name in enumerate(names)
+    ]
+    mbpp = [
+        {
+            "task_id": i,
+            "text": "Double.",
+            "code": "def f(x): return 2 * x",
+            "test_list": ["assert f(2) == 4"] * 3,
+        }
+        for i in (2, 3, 4, 11, 12)
+    ]
+    cases = {"input": ["2"], "output": ["4"]}
+    contests = [
+        {"name": n, "description": "Double.", "public_tests": cases, "private_tests": cases} for n in names
+    ]
+    samples = [{"task_id": row["task_id"], "completion": "    return 2 * x\n"} for row in he]
+    files = {"mbpp.jsonl": mbpp, "code_contests.jsonl": contests, "samples.jsonl": samples}
+    for file, rows in files.items():
+        Path(file).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = "".join(json.dumps(row) + "\n" for row in he)
+    Path("HumanEval.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
@@ -59,10 +97,11 @@ def commands(page: Path) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in lines if line.startswith(known)]
 
 
-def run_wmtp(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def run_wmtp(words: list[str], monkeypatch: pytest.MonkeyPatch, page: str = "") -> None:
     takes_recipe = words[1] in ("train", "score", "compare") and "--diagnose" not in words
     small = SMALL if takes_recipe else []
-    monkeypatch.setattr(sys, "argv", [*words, *small])
+    more = [] if "--samples" in words else MORE.get(page, {}).get(words[1], [])
+    monkeypatch.setattr(sys, "argv", [*words, *small, *more])
     with pytest.raises(SystemExit) as left:
         main()
     assert not left.value.code, words
@@ -111,9 +150,10 @@ def test_every_command_of_a_page_runs_in_its_order(page: str, monkeypatch: pytes
     own = [words for words in commands(ROOT / "docs" / page) if words[0] in ("wmtp", "torchrun")]
     assert own
     write_files(ROOT / "docs" / page)
+    write_benchmarks()
     for words in own:
         if words[0] == "wmtp":
-            run_wmtp(words, monkeypatch)
+            run_wmtp(words, monkeypatch, page)
         else:
             run_torchrun(words)
 

@@ -1,4 +1,4 @@
-"""What can be named: recipes, scorers, controls, tasks, sources."""
+"""What can be named: recipes, scorers, controls, tasks, protocols, sources."""
 
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ def find_recipe(name: str) -> Path:
 def catalogue() -> dict[str, dict[str, str]]:
     """Names, each with what it is, by kind."""
     from wmtp.data.corpus import BUILT_IN
+    from wmtp.evaluate.protocols import ABOUT
     from wmtp.evaluate.tasks import TASKS
     from wmtp.weighting.scorers import SCORERS
 
@@ -41,9 +42,16 @@ def catalogue() -> dict[str, dict[str, str]]:
         "scorers": {name: _about(SCORERS, name) for name in SCORERS.names()},
         "controls": dict(CONTROLS),
         "tasks": {name: _about(TASKS, name) for name in TASKS.names()},
+        "protocols": {name: f"{about} ({_tasks_with(name)})" for name, about in ABOUT.items()},
         "sources": {**BUILT_IN, "PATH": "JSONL, JSON or Parquet; a file, a folder or a pattern"},
         "recipes": {name: _first_comment(path) for name, path in shipped_recipes().items()},
     }
+
+
+def _tasks_with(protocol: str) -> str:
+    from wmtp.evaluate.protocols import PROTOCOLS
+
+    return ", ".join(task for task, known in PROTOCOLS.items() if protocol in known) or "tasks of your own"
 
 
 def _about(registry: Registry[Any], name: str) -> str:

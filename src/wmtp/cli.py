@@ -178,19 +178,65 @@ def score(
 
 @app.command()
 def evaluate(
-    run: RunFolder,
+    run: Annotated[str | None, typer.Argument(help="Run directory; none with --samples.")] = None,
     overrides: Overrides = None,
+    task: Annotated[
+        str | None, typer.Option(help="Another task than the recipe's, under a protocol of its own.")
+    ] = None,
+    samples: Annotated[
+        Path | None, typer.Option(help="Score the completions in a file: JSONL of task_id and completion.")
+    ] = None,
+    k: Annotated[
+        str | None, typer.Option(help="With --samples: of pass@k, like 1,5; else those of 1,10,100 that fit.")
+    ] = None,
     allow_code_execution: Consent = False,
+    heads: Annotated[
+        bool, typer.Option("--heads", help="Instead: accuracy and perplexity of every head.")
+    ] = False,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="Instead: what drafting saves, by heads and batch size.")
+    ] = False,
+    batch_sizes: Annotated[
+        str | None, typer.Option(help="With --speed: prompts at once, like 1,8; else evaluate.batch_size.")
+    ] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="With --speed: timed repetitions (3).")] = None,
+    lm_eval: Annotated[
+        str | None, typer.Option("--lm-eval", help="Instead: tasks of lm-evaluation-harness, like a,b.")
+    ] = None,
     config: ConfigFile = None,
 ) -> None:
-    """Generate solutions, execute them in the sandbox, and report pass@k."""
+    """Generate solutions, execute them in the sandbox, and report pass@k; or score completions made elsewhere."""
     from wmtp.console import console, evaluation_table
 
-    found, environment = _load_run(run, overrides, config, allow_code_execution)
+    measures = heads or speed or lm_eval is not None
+    if not speed and (batch_sizes is not None or repeats is not None):
+        raise WMTPError("--batch-sizes and --repeats: go with --speed")
+    if samples is not None and measures:
+        raise WMTPError("--samples: goes without --heads, --speed and --lm-eval")
+    if samples is not None:
+        words = [*([run] if run is not None else []), *(overrides or [])]
+        _evaluate_samples(samples, task, words, k, config, allow_code_execution)
+        return
+    if k is not None:
+        raise WMTPError("--k: goes with --samples; else set evaluate.k")
+    if run is None:
+        raise WMTPError("evaluate: name a run, or a file of completions with --samples")
+    directory = Path(run)
+    changes = [*_other_task(task), *(overrides or [])]
+    found, environment = _load_run(directory, changes, config, allow_code_execution)
+    if measures:
+        if heads:
+            _measure_heads(directory, found, environment)
+        if speed:
+            _measure_speed(directory, found, environment, batch_sizes, repeats or 3)
+        if lm_eval is not None:
+            _run_lm_eval(directory, found, environment, lm_eval)
+        _track(directory, environment)
+        return
     from wmtp.evaluate.runner import evaluate_run
 
-    console().print(evaluation_table(evaluate_run(run, found, environment)))
-    _track(run, environment)
+    console().print(evaluation_table(evaluate_run(directory, found, environment)))
+    _track(directory, environment)
     _next(f"wmtp report {run}", f"wmtp generate {run} --problem 0")
 
 
@@ -200,19 +246,20 @@ def generate(
     prompt: Annotated[str | None, typer.Option(help="Text to continue.")] = None,
     problem: Annotated[int | None, typer.Option(help="Or the number of a problem of the run's task.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy, with drafts by the heads.")] = 0.0,
-    seed: int = 0,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the most probable tokens.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the fewest tokens that are this probable.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
     config: ConfigFile = None,
 ) -> None:
-    """Continue a prompt; accepted drafts of the extra heads are shown in colour."""
+    """Continue a prompt, live: accepted drafts of the extra heads in colour, refused ones struck out."""
     from wmtp.console import console
 
     found, environment = _load_run(run, None, config)
+    from wmtp.decode.sampling import Sampling
     from wmtp.decode.show import show_generation
 
-    console().print(
-        show_generation(run, found, environment, prompt, problem, max_new_tokens, temperature, seed)
-    )
+    sampling = Sampling(temperature, top_p, seed)
+    show_generation(console(), run, found, environment, prompt, problem, max_new_tokens, sampling)
 
 
 @app.command()
@@ -254,7 +301,7 @@ def compare(
     from wmtp.report.terminal import comparison_table
 
     found, environment = _load(recipe, overrides, config, allow_code_execution)
-    from wmtp.evaluate.runner import require_consent
+    from wmtp.evaluate.judging import require_consent
     from wmtp.experiment.compare import choose_arms
     from wmtp.experiment.compare import compare as run_comparison
     from wmtp.report.html import write_comparison_report
@@ -356,7 +403,7 @@ def inspect(
 
 @app.command("ls")
 def list_names(
-    what: Annotated[str, typer.Argument(help="scorers, tasks, sources, recipes, or all.")] = "all",
+    what: Annotated[str, typer.Argument(help="scorers, tasks, protocols, sources, recipes, or all.")] = "all",
 ) -> None:
     """List what can be named in a recipe."""
     from wmtp.catalogue import catalogue
@@ -382,8 +429,12 @@ def env(config: ConfigFile = None) -> None:
     _, environment = load(None, config)
     for name, value in describe(environment.devices).items():
         print(f"{name}: {value}")
-    for name, value in describe_sandbox().items():
+    sandbox = describe_sandbox()
+    unavailable = sandbox.pop("unavailable")
+    for name, value in sandbox.items():
         print(f"sandbox {name}: {value}")
+    for level, reason in unavailable.items():
+        print(f"sandbox without {level}: {reason}")
 
 
 def _load(
@@ -418,6 +469,46 @@ def _consent(given: bool) -> list[str]:
     return ["evaluate.allow_code_execution=true"] if given else []
 
 
+def _other_task(task: str | None) -> list[str]:
+    """Overrides for another task: what the recipe says of its own task's protocol and data does not count."""
+    from wmtp.config import PROTOCOL_KEYS
+
+    if task is None:
+        return []
+    forgotten = [f"evaluate.{key}=null" for key in ("protocol", "data", *PROTOCOL_KEYS)]
+    return [*forgotten, f"evaluate.task={task}"]
+
+
+def _evaluate_samples(
+    samples: Path,
+    task: str | None,
+    overrides: list[str],
+    k: str | None,
+    config: Path | None,
+    consent: bool,
+) -> None:
+    from wmtp.config import load
+    from wmtp.console import console, evaluation_table
+
+    if overrides and "=" not in overrides[0]:
+        raise WMTPError(f"--samples: goes without a run ({overrides[0]}); name the task with --task")
+    if task is None:
+        raise WMTPError("--samples: say with --task which task the completions are for")
+    found, _ = load(None, config, [*_other_task(task), *overrides, *_consent(consent)])
+    from wmtp.evaluate.foreign import evaluate_samples
+
+    wanted = None if k is None else _whole_numbers("--k", k)
+    console().print(evaluation_table(evaluate_samples(samples, found, wanted)))
+    print(f"results: {samples}_results.jsonl")
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
+    numbers = [int(part) if part.isdecimal() else 0 for part in text.split(",")]
+    if 0 in numbers:
+        raise WMTPError(f"{option} {text}: should be whole numbers from 1, separated by commas")
+    return numbers
+
+
 def _diagnose(run: Path, overrides: list[str] | None, scorers: str | None, config: Path | None) -> None:
     from wmtp.console import console, diagnosis_table
 
@@ -429,6 +520,45 @@ def _diagnose(run: Path, overrides: list[str] | None, scorers: str | None, confi
     for name, reason in reasons.items():
         print(f"not asked: {name}: {reason}")
     _next(f"wmtp inspect {run} --scorer {diagnoses[0].scorer} --html weights.html")
+
+
+def _measure_heads(run: Path, recipe: "Recipe", config: "Config") -> None:
+    from wmtp.console import console
+    from wmtp.evaluate.heads import evaluate_heads
+    from wmtp.report.measures import for_terminal, heads_table
+
+    console().print(for_terminal(heads_table(evaluate_heads(run, recipe, config))))
+
+
+def _measure_speed(
+    run: Path, recipe: "Recipe", config: "Config", batch_sizes: str | None, repeats: int
+) -> None:
+    from wmtp.console import console
+    from wmtp.evaluate.speed import evaluate_speed
+    from wmtp.report.measures import for_terminal, speed_table
+
+    sizes = [recipe.evaluate.batch_size]
+    if batch_sizes is not None:
+        try:
+            sizes = [int(part) for part in batch_sizes.split(",")]
+        except ValueError:
+            sizes = [0]
+        if min(sizes) < 1:
+            raise WMTPError(f"--batch-sizes {batch_sizes}: should be numbers above 0, like 1,8,64")
+    console().print(for_terminal(speed_table(evaluate_speed(run, recipe, config, sizes, repeats))))
+
+
+def _run_lm_eval(run: Path, recipe: "Recipe", config: "Config", tasks: str) -> None:
+    from importlib.util import find_spec
+
+    from wmtp.console import console
+    from wmtp.report.measures import for_terminal, lm_eval_table
+
+    if find_spec("lm_eval") is None:
+        raise WMTPError("--lm-eval: lm_eval is not installed; pip install 'wmtp[lm-eval]'")
+    from wmtp.evaluate.lm_eval import evaluate_lm_eval
+
+    console().print(for_terminal(lm_eval_table(evaluate_lm_eval(run, recipe, config, tasks.split(",")))))
 
 
 def _dry_run(recipe: "Recipe", config: "Config") -> None:

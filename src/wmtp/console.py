@@ -33,33 +33,63 @@ def diagnosis_table(diagnoses: "Sequence[Diagnosis]") -> Table:
         return "–" if value is None else f"{value:.2f}"
 
     names = [d.scorer for d in diagnoses]
-    explained = ["AUC by head: 1 is perfect, 0.5 is chance"]
+    explained = [
+        "AUC by head: 1 is perfect, 0.5 is chance; first: head 0's, of each error's first token only"
+    ]
     explained += ["ρ n: rank correlation with the weights of scorer n"] if len(names) > 1 else []
     table = Table(box=None, pad_edge=False, caption="\n".join(explained), caption_justify="left")
     table.add_column("scorer", overflow="fold")
-    aucs = [f"AUC {h}" for h in range(len(diagnoses[0].auc))]
+    aucs = [f"AUC {h}" for h in range(len(diagnoses[0].auc))] + ["first"]
     correlations = [f"ρ {n}" for n in range(1, len(names) + 1)] if len(names) > 1 else []
     for column in (*aucs, "w planted", "w others", *correlations):
         table.add_column(column, justify="right", no_wrap=True)
     for n, d in enumerate(diagnoses, start=1):
         others = ["" if name == d.scorer else shown(d.correlation[name]) for name in names if correlations]
-        cells = (*map(shown, d.auc), shown(d.planted), shown(d.others), *others)
+        cells = (*map(shown, d.auc), shown(d.first[0]), shown(d.planted), shown(d.others), *others)
         table.add_row(f"{n} {d.scorer}", *cells)
     return table
 
 
 def evaluation_table(result: Mapping[str, Any]) -> Table:
-    """pass@k with standard errors, verdicts, and what drafting saved."""
+    """pass@k with standard errors, n@k, exact match, verdicts, and what drafting saved."""
     table = Table(f"{result['task']} ({result['protocol']})", "", box=None, pad_edge=False)
     for k, estimate in result["pass_at"].items():
-        error = "" if estimate["stderr"] is None else f" ± {estimate['stderr']:.3f}"
-        table.add_row(f"pass@{k}", f"{estimate['value']:.3f}{error}")
-    table.add_row("problems", f"{result['problems']:,} × {result['samples_per_problem']}")
-    table.add_row("verdicts", ", ".join(f"{n} {verdict}" for verdict, n in result["verdicts"].items()))
+        table.add_row(f"pass@{k}", _estimate(estimate))
+    for name, estimate in result.get("n_at_k", {}).items():
+        table.add_row(name, _estimate(estimate))
+    if "exact_match" in result:
+        table.add_row("exact match", _estimate(result["exact_match"]))
+    each = result["samples_per_problem"]
+    samples = f"{each[0]} to {each[1]}" if isinstance(each, list) else f"{each:,}"
+    temperatures = result.get("temperature") or []
+    table.add_row("problems × samples", f"{result['problems']:,} × {samples}" + _times(len(temperatures)))
+    table.add_row("verdicts", ", ".join(f"{n:,} {verdict}" for verdict, n in result["verdicts"].items()))
+    if result["judged_inside"]:
+        table.add_row("judged inside the sandbox", _listed(result["judged_inside"]))
     decoding = result["decoding"]
     if decoding is not None:
-        table.add_row("tokens per forward", f"{decoding['tokens_per_forward']:.2f}")
+        table.add_row(
+            "tokens per forward", f"{decoding['tokens_per_forward']:.2f} (greedy, {decoding['dtype']})"
+        )
         table.add_row("acceptance by head", " ".join(f"{share:.2f}" for share in decoding["acceptance"]))
-        ratio = decoding["seconds_greedy"] / decoding["seconds_speculative"]
-        table.add_row("speculative against greedy", f"{ratio:.2f}× as fast ({decoding['dtype']})")
+    table.add_row("sandbox", str(result["sandbox"]["level"]))
     return table
+
+
+def _estimate(estimate: Mapping[str, Any]) -> str:
+    error = "" if estimate["stderr"] is None else f" ± {estimate['stderr']:.3f}"
+    shown = f"{estimate['value']:.3f}{error}"
+    if "best_of" not in estimate:
+        return shown
+    temperatures = ", ".join(f"{t:g}" for t in estimate["best_of"])
+    return f"{shown} at temperature {estimate['temperature']:g}, the best of {temperatures} (an oracle)"
+
+
+def _times(temperatures: int) -> str:
+    return f" × {temperatures} temperatures" if temperatures > 1 else ""
+
+
+def _listed(ids: Sequence[str]) -> str:
+    """How many problems, and the first few of them."""
+    shown = ", ".join(ids[:5])
+    return f"{len(ids)} problems ({shown}{', …' if len(ids) > 5 else ''}): these verdicts can be forged"

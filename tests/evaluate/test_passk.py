@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wmtp.errors import WMTPError
-from wmtp.evaluate.passk import pass_at_k
+from wmtp.evaluate.passk import n_at_k, pass_at_k
 
 
 def by_enumeration(n: int, c: int, k: int) -> Fraction:
@@ -54,3 +54,42 @@ def test_too_few_samples() -> None:
         pass_at_k([20, 5], [1, 1], 10)
     with pytest.raises(WMTPError, match="no problems"):
         pass_at_k([], [], 1)
+
+
+def submissions_by_enumeration(n_samples: int, public: int, passed: int, n: int, k: int) -> Fraction:
+    """Every draw of k samples and every choice of submissions among those of them that pass the public tests."""
+    kinds = [2] * passed + [1] * (public - passed) + [0] * (n_samples - public)
+    draws = list(itertools.combinations(kinds, k))
+    total = Fraction(0)
+    for draw in draws:
+        left = [kind for kind in draw if kind]
+        choices = list(itertools.combinations(left, min(n, len(left))))
+        total += Fraction(sum(2 in choice for choice in choices), len(choices))
+    return total / len(draws)
+
+
+@given(st.integers(1, 7).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))), st.data())
+def test_n_at_k_equals_enumeration(problem: tuple[int, int], data: st.DataObject) -> None:
+    samples, public = problem
+    passed = data.draw(st.integers(0, public))
+    k = data.draw(st.integers(1, samples))
+    n = data.draw(st.integers(1, k))
+    expected = submissions_by_enumeration(samples, public, passed, n, k)
+    assert n_at_k([samples], [public], [passed], n, k).value == float(expected)
+
+
+@given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
+def test_submitting_all_is_pass_at_k_and_filtering_helps(problem: tuple[int, int, int]) -> None:
+    samples, passed, k = problem
+    every = pass_at_k([samples], [passed], k).value
+    assert n_at_k([samples], [samples], [passed], k, k).value == pytest.approx(every, abs=1e-15)
+    one = n_at_k([samples], [samples], [passed], 1, k).value
+    assert one == pytest.approx(passed / samples)
+    assert n_at_k([samples], [passed], [passed], 1, k).value == pytest.approx(every, abs=1e-15)
+
+
+def test_n_at_k_of_several_problems() -> None:
+    estimate = n_at_k([10, 10], [5, 0], [5, 0], 1, 10)
+    assert (estimate.value, estimate.stderr) == (0.5, 0.5)
+    with pytest.raises(WMTPError, match="pass@10 needs 10 samples"):
+        n_at_k([10, 9], [5, 0], [5, 0], 1, 10)

@@ -96,8 +96,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return recipe, config, folder / "run"
 
 
-def by_hand(data: Data, recipe: Recipe) -> list[tuple[int, int, int, bool, int, float, float]]:
-    """(step, document, target's key, planted, head, score by token, score by place) of every valid entry."""
+def by_hand(data: Data, recipe: Recipe) -> list[tuple[int, int, int, str, bool, int, float, float]]:
+    """(step, document, target's key, kind of error or "", whether it is the first token of one, head, score by token,
+    score by place) of every valid entry."""
     dataset, found = data.train, []
     rows = pack(
         dataset.lengths.tolist(), range(min(module.DOCUMENTS, len(dataset))), recipe.data.sequence_length
@@ -105,6 +106,7 @@ def by_hand(data: Data, recipe: Recipe) -> list[tuple[int, int, int, bool, int, 
     for number, row in enumerate(rows):
         for document in row:
             tokens, planted = document_tokens(data, document)
+            kind = data.rows.train[int(dataset.sources[document])]["corruption"]
             start = int(dataset.offsets[document])
             assert tokens == dataset.tokens[start : dataset.offsets[document + 1]].tolist()
             for s in range(len(tokens)):
@@ -113,7 +115,8 @@ def by_hand(data: Data, recipe: Recipe) -> list[tuple[int, int, int, bool, int, 
                     if t < len(tokens) and dataset.supervised[start + t]:
                         scores = 1 + tokens[t] % 7 / 7, 1 + (start + t) % 5 / 5
                         step = number // recipe.train.batch_size
-                        found.append((step, document, start + t, planted[t], h, *scores))
+                        error = (kind if planted[t] else "", planted[t] and not planted[t - 1])
+                        found.append((step, document, start + t, *error, h, *scores))
     return found
 
 
@@ -151,7 +154,8 @@ def test_the_numbers_are_those_of_counting(
     found, reasons = diagnose(recipe, config, directory, [BY_TOKEN, BY_PLACE])
     assert not reasons
     entries = by_hand(load_data(recipe, Path(config.paths.cache)), recipe)
-    steps, documents, _, planted, heads, *scores = map(np.array, zip(*entries, strict=True))
+    steps, documents, _, kinds, first, heads, *scores = map(np.array, zip(*entries, strict=True))
+    planted = kinds != ""
     assert 25 < documents.max() < 30
     assert steps.max() > 1
     weights = []
@@ -165,6 +169,17 @@ def test_the_numbers_are_those_of_counting(
             for h in range(recipe.model.heads)
         ]
         assert diagnosis.auc == pytest.approx(expected, abs=1e-4)
+        expected = [
+            chance(own[first & (heads == h)], own[~planted & (heads == h)]) for h in range(recipe.model.heads)
+        ]
+        assert diagnosis.first == pytest.approx(expected, abs=1e-4)
+        assert diagnosis.first != pytest.approx(diagnosis.auc, abs=1e-4)
+        right = own[~planted & (heads == 0)]
+        for kind, found_of_kind in diagnosis.kinds.items():
+            wrong = (kinds == kind) & (heads == 0)
+            of_kind = [chance(own[wrong], right), chance(own[wrong & first], right)]
+            assert found_of_kind == pytest.approx(of_kind, abs=1e-4)
+        assert diagnosis.kinds.keys() == set(kinds[planted])
         assert diagnosis.planted == pytest.approx(own[planted].mean(), abs=1e-6)
         assert diagnosis.others == pytest.approx(own[~planted].mean(), abs=1e-6)
     expected = float(spearmanr(*weights).statistic)
@@ -175,14 +190,18 @@ def test_the_numbers_are_those_of_counting(
 def test_a_scorer_that_knows_one_that_errs_and_one_without_opinion(run: Run) -> None:
     recipe, config, directory = run
     data = load_data(recipe, Path(config.paths.cache))
-    Knowing.keys = [key for _, _, key, is_planted, *_ in by_hand(data, recipe) if is_planted]
+    Knowing.keys = [key for _, _, key, kind, *_ in by_hand(data, recipe) if kind]
     (knowing, deceived, uniform), _ = diagnose(recipe, config, directory, [KNOWING, DECEIVED, "uniform"])
     assert knowing.auc == [1, 1, 1]
     assert knowing.planted is not None
     assert knowing.planted < 0.3
-    assert deceived.auc == [0, 0, 0]
+    assert knowing.first == [1, 1, 1]
+    assert deceived.auc == deceived.first == [0, 0, 0]
+    assert all(found == [0, 0] for found in deceived.kinds.values())
     assert knowing.correlation == {DECEIVED: pytest.approx(-1, abs=0.2), "uniform": None}
-    assert uniform == Diagnosis("uniform", [0.5, 0.5, 0.5], 1.0, 1.0, {KNOWING: None, DECEIVED: None})
+    kinds: dict[str, list[float | None]] = {kind: [0.5, 0.5] for kind in knowing.kinds}
+    others = {KNOWING: None, DECEIVED: None}
+    assert uniform == Diagnosis("uniform", 3 * [0.5], 3 * [0.5], kinds, 1.0, 1.0, others)
 
 
 def test_all_that_can_be_asked_and_why_the_others_cannot(run: Run) -> None:

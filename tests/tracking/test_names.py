@@ -38,6 +38,7 @@ def test_a_recipe_becomes_dotted_parameters_that_mlflow_takes() -> None:
 def test_results_become_metrics() -> None:
     evaluation = {
         "task": "tinycode",
+        "protocol": "tinycode-greedy",
         "pass_at": {"1": {"value": 0.5, "stderr": None}},
         "verdicts": {"passed": 3},
         "decoding": {"tokens_per_forward": 2.5, "acceptance": [0.9]},

@@ -3,10 +3,11 @@
 from wmtp.config.base import Section
 from wmtp.config.data import DataConfig, FieldsConfig, ModelConfig, PythonSourceConfig, TinycodeConfig
 from wmtp.config.environment import Config, DevicesConfig, MeshConfig, MLflowConfig, PathsConfig
-from wmtp.config.files import changed_keys, load, override, to_dict, to_yaml
+from wmtp.config.files import changed_keys, load, override, recipe_from, to_dict, to_yaml
 from wmtp.config.recipe import (
     ALGORITHMS,
     CONTROLS,
+    PROTOCOL_KEYS,
     CompareConfig,
     EvaluateConfig,
     Recipe,
@@ -25,6 +26,7 @@ from wmtp.config.weighting import (
 __all__ = [
     "ALGORITHMS",
     "CONTROLS",
+    "PROTOCOL_KEYS",
     "CompareConfig",
     "Config",
     "CriticConfig",
@@ -50,6 +52,7 @@ __all__ = [
     "changed_keys",
     "load",
     "override",
+    "recipe_from",
     "to_dict",
     "to_yaml",
 ]

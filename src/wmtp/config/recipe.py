@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from wmtp.config.base import Fraction, NonNegative, Positive, Section
 from wmtp.config.data import DataConfig, ModelConfig
@@ -18,6 +18,7 @@ from wmtp.config.weighting import (
     Schedule,
     WeightConfig,
 )
+from wmtp.evaluate.protocols import Protocol, find_protocol
 from wmtp.registry import did_you_mean
 
 ALGORITHMS = {"mtp-baseline": "uniform", "rho1-wmtp": "rho1-excess-v1", "critic-wmtp": "critic-delta-v1"}
@@ -27,6 +28,25 @@ CONTROLS = {
     "shuffled": "the weights of a step in fresh random places, per head",
     "matched-random": "the weights in random places that stay with their token",
 }
+
+Temperature = Annotated[float, Field(ge=0)]
+PROTOCOL_KEYS = (
+    "samples",
+    "k",
+    "temperature",
+    "top_p",
+    "max_new_tokens",
+    "cpu_seconds",
+    "wall_seconds",
+    "memory_mib",
+    "split",
+    "limit",
+)
+"""Keys of `evaluate` that a protocol decides where they are not set."""
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, int | float) else value
 
 
 class TrainConfig(Section):
@@ -76,29 +96,46 @@ class TrainConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """Generation and execution; times in seconds, memory in MiB, all per program."""
+    """Generation and execution; times in seconds, memory in MiB, all per program.
+
+    What is None is as the protocol has it; where the protocol is None, it is the task's first (`wmtp ls protocols`).
+    """
 
     task: str = "tinycode"
-    samples: Positive = 1
-    k: list[Positive] = [1]
-    temperature: Annotated[float, Field(ge=0)] = 0.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    max_new_tokens: Positive = 256
+    protocol: str | None = None
+    data: str | None = None
+    split: Literal["test", "validation", "train", "all"] | None = None
+    samples: Positive | None = None
+    k: Annotated[list[Positive], Field(min_length=1)] | None = None
+    temperature: Annotated[list[Temperature], BeforeValidator(_as_list), Field(min_length=1)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    max_new_tokens: Positive | None = None
     batch_size: Positive = 64
     limit: Positive | None = None
     allow_code_execution: bool = False
-    cpu_seconds: Annotated[float, Field(gt=0)] = 3.0
-    wall_seconds: Annotated[float, Field(gt=0)] = 10.0
-    memory_mib: Positive = 512
+    cpu_seconds: Annotated[float, Field(gt=0)] | None = None
+    wall_seconds: Annotated[float, Field(gt=0)] | None = None
+    memory_mib: Positive | None = None
     workers: Positive | None = None
+    sandbox: Literal["auto", "basic", "strict"] = "auto"
 
     @model_validator(mode="after")
-    def _enough_samples(self) -> "EvaluateConfig":
-        if max(self.k) > self.samples:
-            raise ValueError(f"pass@{max(self.k)} needs samples >= {max(self.k)}, not {self.samples}")
-        if self.samples > 1 and self.temperature == 0:
-            raise ValueError("several samples at temperature 0 are all the same; set temperature above 0")
+    def _fits_protocol(self) -> "EvaluateConfig":
+        if self.split is not None and self.task != "mbpp":
+            raise ValueError(f"split {self.split}: only mbpp is divided into splits, not {self.task}")
+        _ = self.settings
         return self
+
+    @property
+    def settings(self) -> Protocol:
+        """The protocol, with what is set here.
+
+        Raises:
+            WMTPError: no such protocol of the task, or settings that do not go together.
+        """
+        given = {key: getattr(self, key) for key in PROTOCOL_KEYS}
+        changes = {key: value for key, value in given.items() if value is not None}
+        return find_protocol(self.task, self.protocol).with_changes(changes)
 
 
 class CompareConfig(Section):

@@ -1,8 +1,9 @@
-"""The unbiased estimator of pass@k (Chen et al. 2021, arXiv 2107.03374, equation 1)."""
+"""Unbiased estimators: pass@k (Chen et al. 2021, arXiv 2107.03374, equation 1) and n@k."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from wmtp.errors import WMTPError
 
@@ -34,18 +35,59 @@ def pass_at_k(samples: Sequence[int], passed: Sequence[int], k: int) -> Estimate
     assert len(samples) == len(passed)
     assert k >= 1
     assert all(0 <= c <= n for n, c in zip(samples, passed, strict=True))
+    _check(samples, k)
+    return mean([_of_problem(n, c, k) for n, c in zip(samples, passed, strict=True)])
+
+
+def mean(values: Sequence[float]) -> Estimate:
+    """The mean over problems, at least one, and its standard error."""
+    center = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return Estimate(center, math.nan)
+    variance = math.fsum((value - center) ** 2 for value in values) / (len(values) - 1)
+    return Estimate(center, math.sqrt(variance / len(values)))
+
+
+def n_at_k(samples: Sequence[int], public: Sequence[int], passed: Sequence[int], n: int, k: int) -> Estimate:
+    """n@k: chance that one of at most n submissions passes, averaged over problems (arXiv 2203.07814).
+
+    Of k samples those that pass the public tests are left, and n of them, or all if they are fewer, are submitted at
+    random. For a problem with N samples of which p pass the public tests and c pass all, the number j of the k that
+    pass the public ones is hypergeometric, and the submissions are a random subset of the p:
+    Σ_j C(p, j) C(N-p, k-j) / C(N, k) · (1 - C(p-c, m) / C(p, m)), m = min(n, j).
+
+    Args:
+        samples: N of each problem.
+        public: p of each problem.
+        passed: c of each problem, 0 <= c <= p <= N.
+        n: submissions at most.
+        k: samples that they are chosen from.
+
+    Raises:
+        WMTPError: no problems, or a problem with fewer than k samples.
+    """
+    assert 1 <= n <= k
+    assert all(0 <= c <= p <= each for each, p, c in zip(samples, public, passed, strict=True))
+    _check(samples, k)
+    return mean([_submitted(each, p, c, n, k) for each, p, c in zip(samples, public, passed, strict=True)])
+
+
+def _check(samples: Sequence[int], k: int) -> None:
     if not samples:
         raise WMTPError("pass@k of no problems: the task is empty, or evaluate.limit leaves nothing of it")
     if min(samples) < k:
         raise WMTPError(
             f"pass@{k} needs {k} samples of each problem, and one has {min(samples)}; set evaluate.samples >= {k}"
         )
-    values = [_of_problem(n, c, k) for n, c in zip(samples, passed, strict=True)]
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return Estimate(mean, math.nan)
-    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return Estimate(mean, math.sqrt(variance / len(values)))
+
+
+def _submitted(samples: int, public: int, passed: int, n: int, k: int) -> float:
+    found = Fraction(0)
+    for j in range(max(0, k - (samples - public)), min(k, public) + 1):
+        m = min(n, j)
+        drawn = math.comb(public, j) * math.comb(samples - public, k - j)
+        found += drawn * (1 - Fraction(math.comb(public - passed, m), math.comb(public, m)))
+    return float(found / math.comb(samples, k))
 
 
 def _of_problem(n: int, c: int, k: int) -> float:

@@ -1,9 +1,5 @@
 """Generate, execute, count: one model on one task."""
 
-import json
-import math
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,46 +8,58 @@ from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import Config, EvaluateConfig, Recipe
 from wmtp.data.tokenizer import encode, load_tokenizer
-from wmtp.decode.batch import Generation
-from wmtp.decode.generate import generate
-from wmtp.decode.speculative import generate_speculative
+from wmtp.decode.stopping import StopStrings
 from wmtp.environment import choose_device, choose_dtype
-from wmtp.errors import WMTPError
-from wmtp.evaluate.passk import pass_at_k
-from wmtp.evaluate.sandbox import Execution, Limits, Verdict, describe, execute_all
-from wmtp.evaluate.tasks import TASKS
-from wmtp.evaluate.tasks.base import Problem, Task
+from wmtp.evaluate.generation import Generator
+from wmtp.evaluate.judging import (
+    judge_samples,
+    require_consent,
+    told_how_to_go_on,
+    verdict_origin,
+    warn,
+)
+from wmtp.evaluate.protocols import result_name
+from wmtp.evaluate.samples import Key, Origin, SampleFile
+from wmtp.evaluate.sandbox import describe
+from wmtp.evaluate.summary import Judged, summarise
+from wmtp.evaluate.tasks import TASKS, Task
 from wmtp.model.modeling import MTPForCausalLM
-from wmtp.progress import counting, progress
-from wmtp.storage import write_json, write_text
+from wmtp.storage import sha256_file, sha256_text, write_json
 from wmtp.train import checkpoint
 from wmtp.train.assemble import load_learner
 
 
 def evaluation_path(run: Path, recipe: Recipe) -> Path:
     """Where the result of a run's evaluation is."""
-    return run / f"evaluation-{recipe.evaluate.task}.json"
+    return run / f"evaluation-{_name(recipe.evaluate)}.json"
 
 
-def require_consent(config: EvaluateConfig) -> None:
-    """Generated programs run only when somebody said so.
+def samples_path(run: Path, recipe: Recipe) -> Path:
+    """Where the samples of a run's evaluation are."""
+    return run / "samples" / f"{_name(recipe.evaluate)}.jsonl"
 
-    Raises:
-        WMTPError: nobody did.
-    """
-    if not config.allow_code_execution:
-        raise WMTPError(
-            "evaluate.allow_code_execution: evaluating runs programs that a model wrote; allow it in the recipe "
-            "or with --allow-code-execution (docs/sandbox.md says what they cannot do)"
-        )
+
+def _name(config: EvaluateConfig) -> str:
+    return result_name(config.task, config.settings.name)
 
 
 def evaluate_run(run: Path, recipe: Recipe, config: Config) -> dict[str, Any]:
-    """Evaluate a run's newest checkpoint; writes `samples/<task>.jsonl` and `evaluation-<task>.json`."""
+    """Evaluate a run's newest checkpoint; an interrupted evaluation of the same goes on.
+
+    Writes `samples/<name>.jsonl` as samples come and, at the end, `evaluation-<name>.json`, where the name is the
+    task's, with the protocol's if it is not the task's first.
+
+    Raises:
+        WMTPError: nobody allowed execution, the task's data is missing, or programs could not be judged.
+    """
     require_consent(recipe.evaluate)
-    location, model, tokenizer = trained_model(run, config)
     task = TASKS.create(recipe.evaluate.task, recipe)
-    result = evaluate(model, tokenizer, task, recipe.evaluate, run / "samples", recipe.seed)
+    location, model, tokenizer = trained_model(run, config)
+    origin = {
+        "checkpoint": f"{location.name} {sha256_file(location / checkpoint.MANIFEST)[:16]}",
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+    result = evaluate(model, tokenizer, task, recipe, samples_path(run, recipe), origin)
     result["checkpoint"] = location.name
     write_json(evaluation_path(run, recipe), result)
     return result
@@ -71,127 +79,61 @@ def evaluate(
     model: MTPForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     task: Task,
-    config: EvaluateConfig,
+    recipe: Recipe,
     samples: Path,
-    seed: int,
+    origin: dict[str, Any],
 ) -> dict[str, Any]:
-    """Generate `config.samples` completions a problem, execute them, and sum up."""
-    problems = list(task.problems())[: config.limit]
-    prompts = encode(tokenizer, [problem.prompt for problem in problems])
-    repeated = [prompt for prompt in prompts for _ in range(config.samples)]
-    with progress(f"generate {task.name}", len(repeated)) as update:
-        generation = generate(
-            model,
-            repeated,
-            max_new_tokens=config.max_new_tokens,
-            eos_id=int(tokenizer.eos_token_id),
-            temperature=config.temperature,
-            top_p=config.top_p,
-            seed=seed,
-            batch_size=config.batch_size,
-            progress=counting(update),
-        )
-    completions = [tokenizer.decode(tokens) for tokens in generation.tokens]
-    executions = _execute(task, problems, completions, config, samples / f"{task.name}.jsonl")
-    return {
-        **_summary(task, problems, executions, config),
-        "decoding": _speculation(model, prompts, generation, config, int(tokenizer.eos_token_id)),
-        "sandbox": describe(),
-    }
+    """Generate the protocol's completions of each problem, execute them, and sum up.
 
-
-def _execute(
-    task: Task, problems: Sequence[Problem], completions: Sequence[str], config: EvaluateConfig, path: Path
-) -> list[list[Execution]]:
-    """Verdicts by problem and sample; each line of the samples file is written when its verdict is known."""
-    owners = [(problem, sample) for problem in problems for sample in range(config.samples)]
-    programs = [task.program(p, c) for (p, _), c in zip(owners, completions, strict=True)]
-    limits = Limits(
-        cpu_seconds=config.cpu_seconds, wall_seconds=config.wall_seconds, memory_mib=config.memory_mib
+    Args:
+        model: in the dtype and on the device that it decodes in.
+        tokenizer: of the model.
+        task: what is evaluated.
+        recipe: its `evaluate` and its seed count.
+        samples: the file that completions and verdicts are written to, and taken from where they are there.
+        origin: what the model is, as JSON values; samples of another origin are set aside.
+    """
+    config, settings = recipe.evaluate, recipe.evaluate.settings
+    problems = task.problems()[: settings.limit]
+    texts = [problem.prompt for problem in problems]
+    prompts = {p.task_id: ids for p, ids in zip(problems, encode(tokenizer, texts), strict=True)}
+    generator = Generator(
+        model, tokenizer, settings, StopStrings(tokenizer, task.stop), config.batch_size, recipe.seed
     )
-    found: dict[int, Execution] = {}
-    write_text(path, "")
-    with path.open("a", encoding="utf-8") as file, progress(f"execute {task.name}", len(programs)) as update:
-        for index, execution in execute_all(programs, limits, config.workers):
-            found[index] = execution
-            problem, sample = owners[index]
-            line = {
-                "task_id": problem.task_id,
-                "sample": sample,
-                "completion": completions[index],
-                "verdict": str(execution.verdict),
-                "message": execution.message,
-            }
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            update(len(found), f"{sum(e.verdict is Verdict.PASSED for e in found.values())} passed")
-    n = config.samples
-    return [[found[i * n + sample] for sample in range(n)] for i in range(len(problems))]
-
-
-def _summary(
-    task: Task, problems: Sequence[Problem], executions: Sequence[Sequence[Execution]], config: EvaluateConfig
-) -> dict[str, Any]:
-    passed = [sum(e.verdict is Verdict.PASSED for e in own) for own in executions]
-    verdicts = Counter(str(e.verdict) for own in executions for e in own)
-    if verdicts[str(Verdict.ERROR)]:
-        broken = next(e for own in executions for e in own if e.verdict is Verdict.ERROR)
-        raise WMTPError(
-            f"evaluate: the sandbox failed on {verdicts[str(Verdict.ERROR)]} programs, which are not scored: "
-            f"{broken.message}"
-        )
-    counts = [config.samples] * len(problems)
+    order = [
+        Key(problem.task_id, temperature, sample)
+        for temperature in settings.all_temperatures
+        for problem in problems
+        for sample in range(settings.samples)
+    ]
+    completions = {
+        **origin,
+        "seed": recipe.seed,
+        "protocol": settings.name,
+        "prompts": sha256_text(*texts),
+        "temperatures": settings.all_temperatures,
+        "samples": settings.samples,
+        "top_p": settings.top_p,
+        "max_new_tokens": settings.max_new_tokens,
+        "stop strings": list(task.stop),
+    }
+    with SampleFile(samples, Origin(completions, verdict_origin(problems, config)), warn) as file:
+        with told_how_to_go_on(file, order):
+            generator.write(file, order, prompts)
+            judge_samples(file, problems, order, config)
+        file.finish(order)
+        decoding = generator.speculation(order, prompts, file)
+        judged = Judged(problems, file.completions, file.executions)
     return {
         "task": task.name,
-        "protocol": task.protocol,
+        "protocol": settings.label,
+        "prompts_sha256": sha256_text(*texts),
         "problems": len(problems),
-        "samples_per_problem": config.samples,
-        "temperature": config.temperature,
-        "top_p": config.top_p,
-        "pass_at": {str(k): _strict(asdict(pass_at_k(counts, passed, k))) for k in config.k},
-        "verdicts": dict(verdicts),
-        "by_problem": [
-            {
-                "task_id": problem.task_id,
-                "samples": config.samples,
-                "passed": count,
-                "verdict": str(own[0].verdict),
-                **problem.metadata,
-            }
-            for problem, count, own in zip(problems, passed, executions, strict=True)
-        ],
-    }
-
-
-def _strict(estimate: dict[str, float]) -> dict[str, float | None]:
-    """Without NaN, which JSON has not: one problem alone gives no standard error."""
-    return {name: None if math.isnan(value) else value for name, value in estimate.items()}
-
-
-def _speculation(
-    model: MTPForCausalLM,
-    prompts: list[list[int]],
-    generation: Generation,
-    config: EvaluateConfig,
-    eos_id: int,
-) -> dict[str, Any] | None:
-    """Self-speculative greedy decoding of the same prompts; None for a model of one head."""
-    if model.config.heads == 1:
-        return None
-    options: dict[str, Any] = {
-        "max_new_tokens": config.max_new_tokens,
-        "eos_id": eos_id,
-        "batch_size": config.batch_size,
-    }
-    greedy = generation if config.temperature == 0 else generate(model, prompts, **options)
-    speculative = generate_speculative(model, prompts, **options)
-    same = sum(a == b for a, b in zip(greedy.tokens, speculative.tokens, strict=True))
-    return {
-        "tokens": sum(map(len, speculative.tokens)),
-        "forwards": speculative.forwards,
-        "tokens_per_forward": speculative.tokens_per_forward,
-        "acceptance": speculative.acceptance,
-        "seconds_greedy": greedy.seconds,
-        "seconds_speculative": speculative.seconds,
-        "same_as_greedy": same,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "samples_per_problem": settings.samples,
+        "temperature": settings.all_temperatures,
+        "top_p": settings.top_p,
+        **summarise(judged, settings.temperatures, settings.submissions),
+        "settings": asdict(settings),
+        "decoding": decoding,
+        "sandbox": describe(config.sandbox),
     }

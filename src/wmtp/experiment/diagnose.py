@@ -41,14 +41,18 @@ class Diagnosis:
     """One scorer's weights of the valid entries.
 
     Attributes:
-        auc: by head, the chance that a token of a planted error has a lower weight than another one; a tie counts
-            half. None where no, or every, entry is planted.
+        auc: by head, the chance that a token of a planted error has a lower weight than one of no error; a tie
+            counts half. None where no, or every, entry is planted.
+        first: the same for the first token of each planted error: what follows it may well be right after it.
+        kinds: by kind of error, head 0's AUC of all tokens, and of the first ones.
         planted, others: mean weight.
         correlation: Spearman's, with the weights of the other scorers.
     """
 
     scorer: str
     auc: list[float | None]
+    first: list[float | None]
+    kinds: dict[str, list[float | None]]
     planted: float | None
     others: float | None
     correlation: dict[str, float | None]
@@ -69,7 +73,7 @@ def diagnose(
     """
     configure_torch(config.devices)
     data = load_data(recipe, Path(config.paths.cache))
-    planted = _planted(data)
+    planted, kinds = _planted(data)
     chosen = scorers or [name for name in SCORERS.names() if name not in NOT_ALONE]
     location = Path(checkpoint.resolve_model(str(run), "run"))
     weights: dict[str, Tensor] = {}
@@ -88,34 +92,41 @@ def diagnose(
             update(number, name)
     if not weights:
         raise WMTPError(f"score --diagnose: no scorer can be asked: {'; '.join(reasons.values())}")
-    found = _compare(weights, entries)
+    found = _compare(weights, entries, kinds)
     write_json(run / "diagnosis.json", {"found": [asdict(d) for d in found], "not_asked": reasons})
     return found, reasons
 
 
-def _planted(data: Data) -> NDArray[np.bool_]:
-    """[T], by token of the training data."""
+def _planted(data: Data) -> tuple[NDArray[np.int64], list[str]]:
+    """[T, 2] by token of the training data: 0, or the number from 1 of its error's kind, and whether it is the first
+    token of its error; and the kinds."""
     rows, dataset = data.rows.train, data.train
     if "error_spans" not in rows[0]:
         raise WMTPError("score --diagnose: the rows have no error_spans; tinycode has them")
-    planted = np.zeros(len(dataset.tokens), dtype=np.bool_)
+    planted = np.zeros((len(dataset.tokens), 2), dtype=np.int64)
+    kinds: list[str] = []
     for document in range(min(DOCUMENTS, len(dataset))):
         row = rows[int(dataset.sources[document])]
+        kind = str(row.get("corruption", "error"))
+        if row["error_spans"] and kind not in kinds:
+            kinds.append(kind)
         pieces = token_pieces(data.tokenizer, documents_from([row], data.rows.fields, "data")[0])
+        wrong = np.array(planted_tokens(pieces, row))
+        is_first = wrong & ~np.concatenate([[False], wrong[:-1]])
         first = int(dataset.offsets[document] - dataset.offsets[first_piece(dataset, document)])
-        length = int(dataset.lengths[document])
-        start = int(dataset.offsets[document])
-        planted[start : start + length] = planted_tokens(pieces, row)[first : first + length]
+        start, length = int(dataset.offsets[document]), int(dataset.lengths[document])
+        number = kinds.index(kind) + 1 if row["error_spans"] else 0
+        planted[start : start + length] = np.stack([number * wrong, is_first], axis=1)[first : first + length]
     if not planted.any():
         looked_at = min(DOCUMENTS, len(dataset))
         raise WMTPError(f"score --diagnose: the first {looked_at} training documents hold no planted error")
-    return planted
+    return planted, kinds
 
 
 def _weights(
-    recipe: Recipe, config: Config, data: Data, location: Path, planted: NDArray[np.bool_]
+    recipe: Recipe, config: Config, data: Data, location: Path, planted: NDArray[np.int64]
 ) -> tuple[Tensor, Tensor]:
-    """[n, 2] of every valid entry: whether its target is planted, and its head; [n] its weight."""
+    """[n] the weight of every valid entry; [n, 3] what `_planted` says of its target, and its head."""
     device = choose_device(config.devices)
     module = trained_module(recipe, config, data, location).to(device)
     columns = known_columns(recipe, config, data)
@@ -127,30 +138,46 @@ def _weights(
         valid_bsh = module.targets(batch)[1]
         keys_bsh = lookahead(shift_left(batch.token_keys), module.heads)
         heads_bsh = torch.arange(module.heads, device=device).expand_as(keys_bsh)
-        is_planted = torch.from_numpy(planted)[keys_bsh[valid_bsh].cpu()]
+        of_targets = torch.from_numpy(planted)[keys_bsh[valid_bsh].cpu()]
         weights.append(weighed(module, batch)[1][valid_bsh].cpu())
-        entries.append(torch.stack([is_planted.long(), heads_bsh[valid_bsh].cpu()], dim=1))
+        entries.append(torch.cat([of_targets, heads_bsh[valid_bsh].cpu()[:, None]], dim=1))
     return torch.cat(weights), torch.cat(entries)
 
 
-def _compare(weights: Mapping[str, Tensor], entries: Tensor) -> list[Diagnosis]:
-    planted, heads = entries[:, 0].numpy() > 0, entries[:, 1].numpy()
+def _compare(weights: Mapping[str, Tensor], entries: Tensor, kinds: Sequence[str]) -> list[Diagnosis]:
+    kind, is_first, head = entries.numpy().T
+    planted, first = kind > 0, is_first > 0
+    heads = range(int(head.max()) + 1)
+    next_token = head == 0
+    right = ~planted & next_token
     values = {name: own.double().numpy() for name, own in weights.items()}
     ranks = {name: rankdata(own) for name, own in values.items()}
     found = []
     for name, own in values.items():
-        by_head = [auc(-own[heads == h], planted[heads == h]) for h in range(int(heads.max()) + 1)]
         others = {other: _correlation(ranks[name], ranks[other]) for other in values if other != name}
         found.append(
             Diagnosis(
                 scorer=name,
-                auc=[_known(value) for value in by_head],
+                auc=[_auc(own, planted & (head == h), ~planted & (head == h)) for h in heads],
+                first=[_auc(own, first & (head == h), ~planted & (head == h)) for h in heads],
+                kinds={
+                    error: [
+                        _auc(own, (kind == n) & next_token, right),
+                        _auc(own, (kind == n) & first & next_token, right),
+                    ]
+                    for n, error in enumerate(kinds, start=1)
+                },
                 planted=_known(own[planted].mean() if planted.any() else np.nan),
                 others=_known(own[~planted].mean() if not planted.all() else np.nan),
                 correlation=others,
             )
         )
     return found
+
+
+def _auc(weights: Floats, wrong: NDArray[np.bool_], right: NDArray[np.bool_]) -> float | None:
+    chosen = wrong | right
+    return _known(auc(-weights[chosen], wrong[chosen]))
 
 
 def _correlation(a: Floats, b: Floats) -> float | None:

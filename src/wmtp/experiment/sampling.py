@@ -51,10 +51,10 @@ def sample_answers(
         generation = generate(
             model,
             repeated,
-            max_new_tokens=recipe.evaluate.max_new_tokens,
+            max_new_tokens=recipe.evaluate.settings.max_new_tokens,
             eos_id=int(tokenizer.eos_token_id),
             temperature=temperature,
-            top_p=recipe.evaluate.top_p,
+            top_p=recipe.evaluate.settings.top_p,
             seed=recipe.seed,
             batch_size=recipe.evaluate.batch_size,
             progress=counting(update),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wmtp.evaluate.protocols import result_name
 from wmtp.experiment.results import HEATMAP_FILE, ArmResult, Comparison, read_comparison, read_heatmap
 from wmtp.report import figures
 from wmtp.report.curves import validation_band
@@ -59,7 +60,8 @@ def comparison_context(directory: Path) -> dict[str, Any]:
     """
     comparison = read_comparison(directory)
     left_out: list[str] = []
-    files = {arm.name: _arm_files(directory, arm, comparison.task, left_out) for arm in comparison.arms}
+    name = result_name(comparison.task, comparison.protocol)
+    files = {arm.name: _arm_files(directory, arm, name, left_out) for arm in comparison.arms}
     samples = {name: found.samples for name, found in files.items() if found.samples}
     recipe = directory / "recipe.yaml"
     return {
@@ -89,9 +91,9 @@ def _command(comparison: Comparison) -> str:
     return shlex.join(["wmtp", "compare", "recipe.yaml", seeds, "--arms", arms])
 
 
-def _arm_files(directory: Path, arm: ArmResult, task: str, left_out: list[str]) -> ArmFiles:
+def _arm_files(directory: Path, arm: ArmResult, evaluation: str, left_out: list[str]) -> ArmFiles:
     runs = [directory / seed.run for seed in arm.by_seed]
-    samples = [run / "samples" / f"{task}.jsonl" for run in runs[:1]]
+    samples = [run / "samples" / f"{evaluation}.jsonl" for run in runs[:1]]
 
     def each(paths: list[Path], what: str) -> list[Path]:
         missing = next((path for path in paths if not path.is_file()), None)
@@ -105,7 +107,9 @@ def _arm_files(directory: Path, arm: ArmResult, task: str, left_out: list[str]) 
         ],
         evaluations=[
             read_evaluation(path)
-            for path in each([run / f"evaluation-{task}.json" for run in runs], "pass@1 by kind of problem")
+            for path in each(
+                [run / f"evaluation-{evaluation}.json" for run in runs], "pass@1 by kind of problem"
+            )
         ],
         samples=[row for path in each(samples, "Programs") for row in read_samples(path)],
     )

@@ -8,6 +8,7 @@ from typing import Any
 from wmtp.errors import WMTPError
 from wmtp.report import figures
 from wmtp.report.format import number
+from wmtp.report.measures import evaluation_files, read_measures
 from wmtp.report.runs import (
     Evaluation,
     Metrics,
@@ -58,6 +59,7 @@ def run_context(run: Path) -> dict[str, Any]:
         "traces": list(traces.values()),
         "critic": _critic(run),
         "evaluations": _evaluations(run, left_out),
+        "measures": read_measures(run),
         "environment": _environment(run / "environment.json", left_out),
         "recipe": recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
         "left_out": left_out,
@@ -99,7 +101,7 @@ def _critic(run: Path) -> dict[str, Any] | None:
 
 
 def _evaluations(run: Path, left_out: list[str]) -> list[Evaluation]:
-    found = [read_evaluation(path) for path in sorted(run.glob("evaluation-*.json"))]
+    found = [read_evaluation(path) for path in evaluation_files(run)]
     if not found:
         left_out.append("Evaluation: there is no evaluation-<task>.json")
     return found

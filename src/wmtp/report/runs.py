@@ -81,10 +81,11 @@ class Problem:
 
 @dataclass(frozen=True)
 class PassAt:
-    """pass@k and its standard error."""
+    """pass@k and its standard error; `best_of` are the temperatures of which it is the best, if several."""
 
     value: float
     stderr: float | None = None
+    best_of: list[float] | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from wmtp.registry import did_you_mean
 from wmtp.report.format import ABSENT, number, p_value, percent, points, visible
 from wmtp.report.headline import headline, notes
 from wmtp.report.heatmap import SATURATION, cells, strength
+from wmtp.report.measures import evaluation_files
 from wmtp.report.runs import MetricsRecord, read_critic, read_evaluation, read_metrics
 
 NEUTRAL, ABOVE, BELOW = (235, 235, 235), (86, 160, 222), (238, 146, 66)
@@ -76,9 +77,12 @@ def run_summary(run_dir: Path) -> Table:
         table.add_row("critic", f"{visible(critic.objective)}, AUC {number(critic.auc, 3)} {held_out}")
         steps = f"{number(critic.best_step, 0)} of {number(critic.steps, 0)}"
         table.add_row("critic's best step", f"{steps}, {number(critic.seconds, 1)} training seconds")
-    for path in sorted(run_dir.glob("evaluation-*.json")):
+    for path in evaluation_files(run_dir):
         evaluation = read_evaluation(path)
-        shares = ", ".join(f"pass@{k} {percent(found.value)}" for k, found in evaluation.pass_at.items())
+        shares = ", ".join(
+            f"pass@{k} {percent(found.value)}{' (best temperature)' if found.best_of else ''}"
+            for k, found in evaluation.pass_at.items()
+        )
         table.add_row(visible(evaluation.task), f"{shares} of {evaluation.problems} problems")
     return table
 

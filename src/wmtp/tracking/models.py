@@ -11,6 +11,7 @@ from wmtp import __version__
 from wmtp.config import Config
 from wmtp.errors import WMTPError
 from wmtp.experiment.results import COMPARISON_FILE, read_comparison
+from wmtp.report.measures import evaluation_files
 from wmtp.storage import read_json, sha256_file, sha256_text
 from wmtp.tracking.deliver import REQUEST_TIMEOUT, deliver_all
 from wmtp.tracking.ledger import run_id_of
@@ -99,7 +100,7 @@ def best_of_comparison(directory: Path) -> Candidate:
 
 def evaluated_run(run: Path) -> Candidate:
     """A run, with its evaluation if there is exactly one."""
-    evaluations = sorted(run.glob("evaluation-*.json"))
+    evaluations = evaluation_files(run)
     if len(evaluations) != 1:
         return Candidate(run)
     found = read_json(evaluations[0])

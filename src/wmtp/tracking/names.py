@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
+from wmtp.evaluate.protocols import result_name
+
 PARAM_LENGTH = 500
 """What every version of MLflow's server takes; longer values are cut."""
 TAG_LENGTH = 5000
@@ -44,16 +46,18 @@ def record_metrics(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def evaluation_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """pass@k, its standard error, verdicts and decoding figures of an `evaluation-<task>.json`."""
+    """pass@k, its standard error, verdicts and decoding figures of an `evaluation-<task>.json`; else nothing."""
+    if "pass_at" not in evaluation:
+        return {}
     values: dict[str, Any] = {}
-    for k, estimate in evaluation.get("pass_at", {}).items():
+    for k, estimate in evaluation["pass_at"].items():
         values[f"pass_at_{k}"] = estimate["value"]
         values[f"pass_at_{k}_stderr"] = estimate["stderr"]
     values |= {f"verdict_{name}": count for name, count in evaluation.get("verdicts", {}).items()}
     decoding = evaluation.get("decoding") or {}
     values["tokens_per_forward"] = decoding.get("tokens_per_forward")
     values |= {f"acceptance_head_{i}": share for i, share in enumerate(decoding.get("acceptance", []), 1)}
-    prefix = f"evaluation/{evaluation['task']}"
+    prefix = f"evaluation/{result_name(evaluation['task'], evaluation['protocol'])}"
     return {clean(f"{prefix}/{key}"): float(value) for key, value in values.items() if _is_number(value)}
 
 

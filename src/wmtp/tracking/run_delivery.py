@@ -37,6 +37,8 @@ ARTIFACTS = (
     "report.html",
     "comparison.json",
     "heatmap.json",
+    "critic.json",
+    "diagnosis.json",
     "evaluation-*.json",
     "samples/*.jsonl",
 )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from wmtp.config import EvaluateConfig
 from wmtp.data.sources import Row
 from wmtp.errors import WMTPError
+from wmtp.evaluate.judging import require_consent, sandbox_limits
 from wmtp.evaluate.sandbox import Limits, Program, Verdict, execute_all
 from wmtp.progress import progress
 from wmtp.storage import sha256_text
@@ -75,19 +76,15 @@ def verifier_rewards(
         WMTPError: nobody allowed execution, a row has no tests, the sandbox could not judge a program, or all
             rewards are equal.
     """
-    from wmtp.evaluate.runner import require_consent  # which imports the training that asks for rewards
-
     require_consent(config)
-    limits = Limits(
-        cpu_seconds=config.cpu_seconds, wall_seconds=config.wall_seconds, memory_mib=config.memory_mib
-    )
+    limits = sandbox_limits(config)
     programs: dict[str, Program] = {}
     keys = []
     for index, (row, completion) in enumerate(zip(rows, completions, strict=True)):
         program = _program(row, index, completion)
         keys.append(_key(program, limits))
         programs.setdefault(keys[-1], program)
-    verdicts = _judge(programs, limits, config.workers, cache / VERDICTS)
+    verdicts = _judge(programs, limits, config, cache / VERDICTS)
     rewards = np.array([verdicts[key] is Verdict.PASSED for key in keys], dtype=np.float64)
     check_rewards(rewards, "critic.reward verifier")
     return rewards
@@ -108,7 +105,7 @@ def _key(program: Program, limits: Limits) -> str:
 
 
 def _judge(
-    programs: Mapping[str, Program], limits: Limits, workers: int | None, path: Path
+    programs: Mapping[str, Program], limits: Limits, config: EvaluateConfig, path: Path
 ) -> dict[str, Verdict]:
     """The verdict on each program by its key, executing those that the file does not know."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
@@ -123,7 +120,8 @@ def _judge(
     with path.open("a", encoding="utf-8", buffering=1) as file, progress("verify", len(programs)) as update:
         if text and not text.endswith("\n"):
             file.write("\n")
-        for index, execution in execute_all([programs[key] for key in todo], limits, workers):
+        executions = execute_all([programs[key] for key in todo], limits, config.workers, config.sandbox)
+        for index, execution in executions:
             if execution.verdict is Verdict.ERROR:
                 broken[todo[index]] = execution.message
                 continue

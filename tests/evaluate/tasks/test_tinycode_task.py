@@ -33,7 +33,8 @@ ROWS = [
 def test_problems() -> None:
     first, second = TinycodeTask(ROWS).problems()
     assert (first.task_id, first.prompt) == ("7", "# Double every element and sum.\n")
-    assert first.tests == tuple(ROWS[0]["test_list"])  # type: ignore[arg-type]
+    program = first.program("x = 1")
+    assert (program.code, program.tests) == ("x = 1", tuple(ROWS[0]["test_list"]))  # type: ignore[union-attr, arg-type]
     assert json.loads(json.dumps(first.metadata)) == {"family": "list", "operations": 2}
     assert second.metadata == {}
 
@@ -41,9 +42,9 @@ def test_problems() -> None:
 def test_reference_solutions_pass_and_others_do_not() -> None:
     task = TinycodeTask(ROWS)
     first, second = task.problems()
-    assert execute(task.program(first, str(ROWS[0]["code"])), Limits()).verdict is Verdict.PASSED
-    assert execute(task.program(second, str(ROWS[1]["code"])), Limits()).verdict is Verdict.PASSED
-    assert execute(task.program(second, str(ROWS[0]["code"])), Limits()).verdict is Verdict.FAILED
+    assert execute(first.program(str(ROWS[0]["code"])), Limits()).verdict is Verdict.PASSED
+    assert execute(second.program(str(ROWS[1]["code"])), Limits()).verdict is Verdict.PASSED
+    assert execute(second.program(str(ROWS[0]["code"])), Limits()).verdict is Verdict.FAILED
 
 
 def test_by_name_from_a_recipe() -> None:
@@ -53,7 +54,7 @@ def test_by_name_from_a_recipe() -> None:
     rows = tinycode_corpus(recipe.data.tinycode).test
     problems = task.problems()
     assert [p.prompt for p in problems] == [mbpp_style_prompt(row["text"]) for row in rows]
-    programs = [task.program(p, row["code"]) for p, row in zip(problems, rows, strict=True)]
+    programs = [p.program(row["code"]) for p, row in zip(problems, rows, strict=True)]
     assert {execution.verdict for _, execution in execute_all(programs, Limits())} == {Verdict.PASSED}
     with pytest.raises(WMTPError, match="did you mean 'tinycode'"):
         TASKS.get("tinycod")

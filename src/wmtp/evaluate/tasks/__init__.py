@@ -3,6 +3,14 @@
 from wmtp.evaluate.tasks.base import Problem, Task
 from wmtp.registry import Registry
 
-TASKS = Registry[Task]("task", {"tinycode": "wmtp.evaluate.tasks.tinycode:TinycodeTask.from_recipe"})
+TASKS = Registry[Task](
+    "task",
+    {
+        "tinycode": "wmtp.evaluate.tasks.tinycode:TinycodeTask.from_recipe",
+        "mbpp": "wmtp.evaluate.tasks.mbpp:mbpp",
+        "humaneval": "wmtp.evaluate.tasks.humaneval:humaneval",
+        "codecontests": "wmtp.evaluate.tasks.codecontests:codecontests",
+    },
+)
 
 __all__ = ["TASKS", "Problem", "Task"]

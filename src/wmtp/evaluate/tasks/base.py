@@ -1,10 +1,14 @@
 """What a benchmark is to the evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
-from wmtp.evaluate.sandbox import Program
+from wmtp.config import EvaluateConfig
+from wmtp.errors import WMTPError
+from wmtp.evaluate.rows import Row, read_rows
+from wmtp.evaluate.sandbox import Program, StdinProgram
 
 
 @dataclass(frozen=True)
@@ -14,35 +18,77 @@ class Problem:
     Attributes:
         task_id: unique within the task.
         prompt: what the model is given.
-        tests: trusted Python statements that a right solution passes.
-        setup: trusted Python statements that go before the tests.
+        program: what is executed to judge a completion.
+        reference: a program that solves it, where completions are compared with one.
         metadata: JSON values that the results carry along, for grouping.
     """
 
     task_id: str
     prompt: str
-    tests: tuple[str, ...]
-    setup: str = ""
+    program: Callable[[str], Program | StdinProgram]
+    reference: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Task(Protocol):
-    """A benchmark under one protocol.
+    """A benchmark under one protocol. A task of your own is made from a recipe: `module:factory`, called with it.
 
     Attributes:
         name: of the benchmark.
-        protocol: how it is prompted and decoded; results of different protocols do not compare.
         stop: strings that end a completion, besides the end-of-text token; they are not part of it.
     """
 
     name: str
-    protocol: str
     stop: tuple[str, ...]
 
     def problems(self) -> list[Problem]:
         """Every problem, in a fixed order."""
         ...
 
-    def program(self, problem: Problem, completion: str) -> Program:
-        """What is executed to judge a completion."""
-        ...
+
+@dataclass(frozen=True)
+class FileTask:
+    """A benchmark whose problems were read from a file."""
+
+    name: str
+    stop: tuple[str, ...]
+    rows: Sequence[Problem]
+
+    def problems(self) -> list[Problem]:
+        """Every problem, in the order of the file."""
+        return list(self.rows)
+
+
+def data_rows(config: EvaluateConfig, source: str) -> list[Row]:
+    """The rows of `evaluate.data`, as published.
+
+    Args:
+        source: which file to download, and from where.
+
+    Raises:
+        WMTPError: it is not set, not there, or empty.
+    """
+    if config.data is None:
+        raise WMTPError(
+            f"evaluate.data: task {config.task} reads its problems from a file; set it to {source}"
+        )
+    path = Path(config.data)
+    if not path.is_file():
+        raise WMTPError(f"evaluate.data {config.data}: no such file; download {source}")
+    rows = list(read_rows(path))
+    if not rows:
+        raise WMTPError(f"evaluate.data {config.data}: has no rows; download {source}")
+    return rows
+
+
+def check_unique(rows: Iterable[tuple[Row, str]]) -> None:
+    """Refuse two rows with one id.
+
+    Raises:
+        WMTPError: there are.
+    """
+    places: dict[str, str] = {}
+    for row, task_id in rows:
+        if task_id in places:
+            raise WMTPError(f"{row.place}: id {task_id!r} stands in {places[task_id]} already")
+        places[task_id] = row.place

@@ -23,7 +23,6 @@ class TinycodeTask:
     """
 
     name = "tinycode"
-    protocol = "tinycode-greedy"
     stop: tuple[str, ...] = ()
 
     def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -45,10 +44,6 @@ class TinycodeTask:
         """Every problem, in the order of the rows."""
         return list(self._problems)
 
-    def program(self, problem: Problem, completion: str) -> Program:
-        """The completion as it is, with the problem's tests."""
-        return Program(problem.task_id, completion, problem.tests, problem.setup)
-
 
 def _problem(position: int, row: Mapping[str, Any]) -> Problem:
     for field in ("task_id", "text", "test_list"):
@@ -59,10 +54,10 @@ def _problem(position: int, row: Mapping[str, Any]) -> Problem:
     metadata = {"family": row["family"]} if "family" in row else {}
     if "operations" in row:
         metadata["operations"] = len(row["operations"])
+    task_id, tests, setup = str(row["task_id"]), tuple(row["test_list"]), row.get("test_setup_code", "")
     return Problem(
-        task_id=str(row["task_id"]),
-        prompt=mbpp_style_prompt(row["text"]),
-        tests=tuple(row["test_list"]),
-        setup=row.get("test_setup_code", ""),
+        task_id,
+        mbpp_style_prompt(row["text"]),
+        lambda completion: Program(task_id, completion, tests, setup),
         metadata=metadata,
     )

@@ -1,0 +1,89 @@
+"""Scoring completions that were made elsewhere."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from wmtp.config import Recipe
+from wmtp.errors import WMTPError
+from wmtp.evaluate.judging import (
+    judge_samples,
+    require_consent,
+    told_how_to_go_on,
+    verdict_origin,
+    warn,
+)
+from wmtp.evaluate.samples import Origin, SampleFile, read_foreign
+from wmtp.evaluate.sandbox import describe
+from wmtp.evaluate.summary import Judged, summarise
+from wmtp.evaluate.tasks import TASKS
+from wmtp.storage import sha256_file, sha256_text, write_json
+
+USUAL_K = (1, 10, 100)
+GENERATION_KEYS = ("samples", "k", "temperature", "top_p", "max_new_tokens")
+
+
+def evaluate_samples(path: Path, recipe: Recipe, k: Sequence[int] | None = None) -> dict[str, Any]:
+    """Execute the completions in a file of human-eval's format and sum up; an interrupted run goes on.
+
+    Writes `<path>_results.jsonl`, human-eval's format with `passed` and `result`, and `<path>_evaluation.json`.
+    Each problem may have its own number of samples.
+
+    Args:
+        path: of the completions.
+        recipe: its `evaluate` counts: task, data, what programs may use.
+        k: of pass@k; None for those of 1, 10 and 100 for which there are enough samples.
+
+    Raises:
+        WMTPError: nobody allowed execution, a row is no sample of the task, a problem has none, or programs could not
+            be judged.
+    """
+    config, settings = recipe.evaluate, recipe.evaluate.settings
+    require_consent(config)
+    for setting in GENERATION_KEYS:
+        if getattr(config, setting) is not None:
+            raise WMTPError(
+                f"evaluate.{setting}: says how to generate; --samples scores what was generated elsewhere"
+            )
+    problems = TASKS.create(config.task, recipe).problems()
+    completions = read_foreign(path, [problem.task_id for problem in problems])
+    problems = problems[: settings.limit]
+    ids = {problem.task_id for problem in problems}
+    order = [key for key in completions if key.task_id in ids]
+    missing = [
+        problem.task_id for problem in problems if problem.task_id not in {key.task_id for key in order}
+    ]
+    if missing:
+        raise WMTPError(
+            f"--samples {path}: {len(missing)} of {len(problems)} problems have no completion, the first of them "
+            f"{missing[0]!r}; evaluate.limit takes the first problems only"
+        )
+    results = path.with_name(f"{path.name}_results.jsonl")
+    origin = Origin(
+        {"samples file": sha256_file(path), "task": config.task}, verdict_origin(problems, config)
+    )
+    with SampleFile(results, origin, warn) as file:
+        for key in order:
+            file.add(key, completions[key])
+        with told_how_to_go_on(file, order):
+            judge_samples(file, problems, order, config)
+        file.finish(order)
+        judged = Judged(problems, file.completions, file.executions)
+    counts = [len(keys) for keys in judged.at(None)]
+    wanted = k or [usual for usual in USUAL_K if usual <= min(counts)]
+    result = {
+        "task": config.task,
+        "protocol": f"samples made elsewhere (programs as of {settings.name})",
+        "samples_file": path.name,
+        "samples_sha256": sha256_file(path),
+        "prompts_sha256": sha256_text(*(problem.prompt for problem in problems)),
+        "problems": len(problems),
+        "samples_per_problem": min(counts) if min(counts) == max(counts) else [min(counts), max(counts)],
+        **summarise(judged, dict.fromkeys(wanted, (None,)), settings.submissions),
+        "settings": asdict(settings),
+        "decoding": None,
+        "sandbox": describe(config.sandbox),
+    }
+    write_json(path.with_name(f"{path.name}_evaluation.json"), result)
+    return result

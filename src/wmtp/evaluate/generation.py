@@ -1,0 +1,121 @@
+"""A model's completions of a task's problems, written as they come."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerFast
+
+from wmtp.decode.generate import generate
+from wmtp.decode.speculative import generate_speculative
+from wmtp.decode.stopping import StopStrings
+from wmtp.evaluate.protocols import Protocol
+from wmtp.evaluate.samples import Key, SampleFile
+from wmtp.model.modeling import MTPForCausalLM
+from wmtp.progress import Update, progress
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A model that answers prompts as a protocol says.
+
+    Attributes:
+        model: in the dtype and on the device that it decodes in.
+        tokenizer: of the model.
+        settings: temperature aside.
+        stop: strings that end a completion and are no part of it.
+        batch_size: completions decoded together.
+        seed: of all random numbers.
+    """
+
+    model: MTPForCausalLM
+    tokenizer: PreTrainedTokenizerFast
+    settings: Protocol
+    stop: StopStrings
+    batch_size: int
+    seed: int
+
+    def write(self, file: SampleFile, order: Sequence[Key], prompts: Mapping[str, list[int]]) -> None:
+        """Generate every sample that the file does not have.
+
+        Which samples are decoded together never depends on what is there already, so that an evaluation that goes on
+        gets, bit for bit, what one gets that was not interrupted: a batch of which something is missing is decoded
+        again as a whole.
+
+        Args:
+            file: takes completions as they come to their end.
+            order: every sample; its place is the stream of its random numbers.
+            prompts: token ids by problem.
+
+        Raises:
+            WMTPError: a prompt does not fit into the model.
+        """
+        with progress("generate", len(order)) as update:
+            update(len(file.completions))
+            for temperature in self.settings.all_temperatures:
+                numbers = [n for n, key in enumerate(order) if key.temperature == temperature]
+                numbers.sort(key=lambda n: len(prompts[order[n].task_id]), reverse=True)
+                for first in range(0, len(numbers), self.batch_size):
+                    batch = numbers[first : first + self.batch_size]
+                    if any(order[n] not in file.completions for n in batch):
+                        self._write_batch(file, order, batch, prompts, update)
+
+    def _write_batch(
+        self,
+        file: SampleFile,
+        order: Sequence[Key],
+        batch: Sequence[int],
+        prompts: Mapping[str, list[int]],
+        update: Update,
+    ) -> None:
+        def keep(index: int, tokens: list[int]) -> None:
+            file.add(order[batch[index]], self._text(tokens))
+            update(len(file.completions))
+
+        generate(
+            self.model,
+            [prompts[order[n].task_id] for n in batch],
+            temperature=order[batch[0]].temperature or 0.0,
+            top_p=self.settings.top_p,
+            seed=self.seed,
+            streams=batch,
+            on_end=keep,
+            **self._options(),
+        )
+
+    def speculation(
+        self, order: Sequence[Key], prompts: Mapping[str, list[int]], file: SampleFile
+    ) -> dict[str, Any] | None:
+        """What drafting saves: self-speculative greedy decoding of every prompt once; None for a model of one head.
+
+        Returns:
+            JSON values; `same_as_greedy` counts the prompts whose text is that of the greedy completion, where the
+            protocol has those.
+        """
+        if self.model.config.heads == 1:
+            return None
+        found = generate_speculative(self.model, list(prompts.values()), **self._options())
+        texts = dict(zip(prompts, map(self._text, found.tokens), strict=True))
+        greedy = [key for key in order if key.temperature == 0]
+        same = sum(file.completions[key] == texts[key.task_id] for key in greedy)
+        return {
+            "prompts": len(prompts),
+            "tokens": found.generated,
+            "forwards": found.forwards,
+            "tokens_per_forward": found.tokens_per_forward,
+            "acceptance": found.acceptance,
+            "same_as_greedy": same if greedy else None,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+        }
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(tokens)
+        return self.stop.cut(text)
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "max_new_tokens": self.settings.max_new_tokens,
+            "eos_id": int(self.tokenizer.eos_token_id),
+            "stop": self.stop if self.stop.strings else None,
+            "batch_size": self.batch_size,
+        }

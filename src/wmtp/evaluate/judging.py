@@ -1,0 +1,108 @@
+"""Executing completions and keeping the verdicts: the same for a model's own and for those made elsewhere."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from wmtp.config import EvaluateConfig
+from wmtp.errors import WMTPError
+from wmtp.evaluate.samples import Key, SampleFile
+from wmtp.evaluate.sandbox import Limits, Program, StdinProgram, Verdict, describe, execute_all
+from wmtp.evaluate.tasks import Problem
+from wmtp.progress import progress
+from wmtp.storage import sha256_text
+
+
+def require_consent(config: EvaluateConfig) -> None:
+    """Generated programs run only when somebody said so.
+
+    Raises:
+        WMTPError: nobody did.
+    """
+    if not config.allow_code_execution:
+        raise WMTPError(
+            "evaluate.allow_code_execution: evaluating runs programs that a model wrote; allow it in the recipe "
+            "or with --allow-code-execution (docs/sandbox.md says what they cannot do)"
+        )
+
+
+def sandbox_limits(config: EvaluateConfig) -> Limits:
+    """What one program may use."""
+    settings = config.settings
+    return Limits(
+        cpu_seconds=settings.cpu_seconds,
+        wall_seconds=settings.wall_seconds,
+        memory_mib=settings.memory_mib,
+        processes=settings.processes,
+    )
+
+
+def verdict_origin(problems: Sequence[Problem], config: EvaluateConfig) -> dict[str, Any]:
+    """What verdicts depend on besides the completions: JSON values."""
+    return {
+        "tests": sha256_text(*(repr(problem.program("")) for problem in problems)),
+        "limits": asdict(sandbox_limits(config)),
+        "sandbox": describe(config.sandbox)["level"],
+    }
+
+
+def judge_samples(
+    file: SampleFile, problems: Sequence[Problem], order: Sequence[Key], config: EvaluateConfig
+) -> None:
+    """Execute every completion that has no verdict yet; each verdict is written as it becomes known.
+
+    Args:
+        file: holds the completions.
+        problems: that they answer.
+        order: which samples.
+
+    Raises:
+        WMTPError: the sandbox could not judge some of them, even at the second try. What was judged is kept, and so
+            are all completions.
+    """
+    by_id = {problem.task_id: problem for problem in problems}
+    todo = [key for key in order if key not in file.executions]
+    passed = sum(execution.verdict is Verdict.PASSED for execution in file.executions.values())
+    errors: list[str] = []
+    with progress("execute", len(todo)) as update:
+        programs = _programs(file, by_id, todo)
+        executions = execute_all(programs, sandbox_limits(config), config.workers, config.sandbox)
+        for done, (index, execution) in enumerate(executions, start=1):
+            if execution.verdict is Verdict.ERROR:
+                errors.append(execution.message)
+            else:
+                file.judge(todo[index], execution)
+                passed += execution.verdict is Verdict.PASSED
+            update(done, f"{passed} passed" + (f", {len(errors)} not judged" if errors else ""))
+    if errors:
+        raise WMTPError(
+            f"evaluate: the sandbox could not judge {len(errors)} of {len(order)} programs, which are not scored "
+            f"({errors[0]}); the completions are kept in {file.path}, repeat the command to judge the rest"
+        )
+
+
+def _programs(
+    file: SampleFile, problems: dict[str, Problem], keys: Sequence[Key]
+) -> Iterator[Program | StdinProgram]:
+    return (problems[key.task_id].program(file.completions[key]) for key in keys)
+
+
+def warn(line: str) -> None:
+    """Say something that is no result."""
+    print(line, file=sys.stderr)
+
+
+@contextmanager
+def told_how_to_go_on(file: SampleFile, order: Sequence[Key]) -> Iterator[None]:
+    """Whoever stops what is inside reads how far it came."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        made = sum(key in file.completions for key in order)
+        judged = sum(key in file.executions for key in order)
+        warn(
+            f"{file.path}: holds {made} of {len(order)} samples, {judged} of them judged; repeat the command to go on"
+        )
+        raise

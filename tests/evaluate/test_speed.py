@@ -1,0 +1,169 @@
+"""Acceptance by head against blocks that are replayed, one forward for every logit, in float64."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoConfig
+
+from wmtp.errors import WMTPError
+from wmtp.evaluate.speed import HeadAcceptance, Prompts, measure_speed
+from wmtp.model.modeling import MTPConfig, MTPForCausalLM, initialise
+
+VOCABULARY = 4
+
+
+def make_model(heads: int, seed: int = 0, vocabulary: int = VOCABULARY) -> MTPForCausalLM:
+    backbone = AutoConfig.for_model(
+        "llama",
+        vocab_size=vocabulary,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1 + heads,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    model = MTPForCausalLM(MTPConfig(backbone, heads=heads))
+    initialise(model, seed, 0.4)
+    return model.double().eval()
+
+
+@torch.no_grad()
+def choice(model: MTPForCausalLM, sequence: list[int], head: int) -> int:
+    trunk = model.trunk(torch.tensor([sequence]))
+    return int((model.head(trunk, head)[0, -1] @ model.unembedding.T).argmax())
+
+
+def replay(model: MTPForCausalLM, prompts: Prompts, heads: int) -> tuple[int, int, list[HeadAcceptance]]:
+    """Tokens, forwards and acceptance of blocks that are laid over each prompt's greedy output."""
+    tokens, forwards = 0, 0
+    marginal: dict[int, list[bool]] = {h: [] for h in range(1, heads)}
+    conditional: dict[int, list[bool]] = {h: [] for h in range(1, heads)}
+    for prompt in prompts.ids:
+        output: list[int] = []
+        while len(output) < prompts.max_new_tokens and prompts.eos_id not in output:
+            output.append(choice(model, [*prompt, *output], 0))
+        tokens, forwards = tokens + len(output), forwards + 1
+        known = 1
+        while known < len(output):
+            forwards += 1
+            seen = [*prompt, *output[: known - 1]]
+            right = {
+                h: choice(model, seen, h) == output[known + h - 1]
+                for h in range(1, heads)
+                if known + h - 1 < len(output)
+            }
+            accepted = 0
+            for h, is_right in right.items():
+                marginal[h].append(is_right)
+                if accepted == h - 1:
+                    conditional[h].append(is_right)
+                    accepted += is_right
+            known += accepted + 1
+    acceptance = [
+        HeadAcceptance(
+            h,
+            sum(marginal[h]) / len(marginal[h]) if marginal[h] else None,
+            len(marginal[h]),
+            sum(conditional[h]) / len(conditional[h]) if conditional[h] else None,
+            len(conditional[h]),
+        )
+        for h in range(1, heads)
+    ]
+    return tokens, forwards, acceptance
+
+
+@settings(max_examples=12)
+@given(
+    ids=st.lists(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=4), min_size=1, max_size=3),
+    heads=st.integers(2, 4),
+    seed=st.integers(0, 99),
+    max_new_tokens=st.integers(1, 12),
+    eos_id=st.sampled_from([None, 0]),
+    batch_size=st.integers(1, 3),
+)
+def test_counts_are_those_of_replayed_blocks(
+    ids: list[list[int]], heads: int, seed: int, max_new_tokens: int, eos_id: int | None, batch_size: int
+) -> None:
+    model, prompts = make_model(heads, seed), Prompts(ids, max_new_tokens, eos_id)
+    measured = measure_speed(model, prompts, [batch_size], 1)
+    assert [own.heads for own in measured] == list(range(2, heads + 1))
+    for own in measured:
+        tokens, forwards, acceptance = replay(model, prompts, own.heads)
+        assert (own.tokens, own.acceptance) == (tokens, acceptance)
+        assert own.tokens_per_forward == tokens / forwards
+        assert (own.same_as_greedy, own.near_ties) == (len(ids), 0)
+
+
+def test_a_later_draft_may_be_right_more_often_than_it_is_checked() -> None:
+    """Marginal and conditional acceptance differ, or the test above would not tell them apart."""
+    model, prompts = make_model(3, seed=2), Prompts([[1], [2, 3], [0]], 20, None)
+    (_, own) = measure_speed(model, prompts, [3], 1)
+    second = own.acceptance[1]
+    assert second.drafts > second.checked > 0
+    assert second.marginal != second.conditional
+
+
+def test_every_way_is_repeated_in_turn_and_the_median_of_the_pairs_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from wmtp.evaluate import speed
+
+    order: list[tuple[int, int]] = []
+    took = iter(range(1, 1000))
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            found = function(*arguments, **options)
+            order.append((options["batch_size"], options.get("heads", 1)))
+            found.seconds = float(next(took))
+            return found
+
+        return call
+
+    monkeypatch.setattr(speed, "generate", timed(speed.generate))
+    monkeypatch.setattr(speed, "generate_speculative", timed(speed.generate_speculative))
+    measured = measure_speed(make_model(3), Prompts([[1], [2]], 3, None), [2, 1], 3)
+    turns = [1, 2, 3, 1, 2, 3, 3, 2, 1, 1, 2, 3]
+    assert order == [(2, n) for n in turns] + [(1, n) for n in turns]
+    first = measured[0]
+    assert (first.greedy_seconds, first.seconds) == ([4.0, 9.0, 10.0], [5.0, 8.0, 11.0])
+    assert first.ratio == 10 / 11  # of 4/5, 9/8 and 10/11
+
+
+def test_differences_are_counted_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half precision leaves near-ties where logits lie close together; a token that is far off is none."""
+    from wmtp.evaluate import speed
+
+    model = make_model(3, vocabulary=1000)
+    with torch.no_grad():
+        model.lm_head.weight *= 0.05
+    model = model.to(torch.bfloat16)
+    prompts = Prompts([[number, 3 * number, 7 * number] for number in range(64)], 24, None)
+    (_, own) = measure_speed(model, prompts, [64], 1)
+    assert own.same_as_greedy < 64
+    assert own.same_as_greedy + own.near_ties == 64
+
+    decoded = speed.generate_speculative
+
+    def wrong(*arguments: Any, **options: Any) -> Any:
+        found = decoded(*arguments, **options)
+        worst = int((model.double()(torch.tensor([prompts.ids[5]])).logits[0, -1]).argmin())
+        model.to(torch.bfloat16)
+        found.tokens[5] = [worst, *found.tokens[5][1:]]
+        return found
+
+    monkeypatch.setattr(speed, "generate_speculative", wrong)
+    (_, own) = measure_speed(model, prompts, [64], 1)
+    assert own.same_as_greedy + own.near_ties == 63
+
+
+def test_one_head_has_no_drafts_to_measure() -> None:
+    with pytest.raises(WMTPError, match=r"^--speed: the model has one head"):
+        measure_speed(make_model(1), Prompts([[1]], 4, None), [1], 1)
