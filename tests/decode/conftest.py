@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, PreTrainedTokenizerFast
 
 from wmtp.model.modeling import MTPConfig, MTPForCausalLM, initialise
 
@@ -89,3 +90,17 @@ def count_upwards() -> Callable[[int], MTPForCausalLM]:
         return model
 
     return construct
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Twelve tokens for the models above: letters, pairs of them, white space, and the single bytes of é and €."""
+    [(bytes_of_two, _)] = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(
+        "é€"
+    )
+    pieces = ["a", "b", "ab", "ba", "Ġ", "Ċa", "Ċ", *bytes_of_two]
+    backend = Tokenizer(models.BPE({piece: index for index, piece in enumerate(pieces)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    assert backend.get_vocab_size() == VOCABULARY
+    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False)

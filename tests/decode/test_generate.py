@@ -4,7 +4,9 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from wmtp.decode.generate import generate, sample
+from wmtp.decode.generate import generate
+from wmtp.decode.sampling import distribution, draw
+from wmtp.decode.speculative import generate_speculative
 from wmtp.errors import WMTPError
 
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11, 0], [2, 2], [3, 1, 4, 1, 5]]
@@ -90,6 +92,37 @@ def test_samples_depend_on_the_seed_and_the_prompts_index_only(build_model):
     assert len({tuple(tokens) for tokens in repeated}) > 1
 
 
+@pytest.mark.parametrize("decode", [generate, generate_speculative])
+def test_a_stream_gives_a_prompt_the_same_sample_in_any_batch(build_model, decode):
+    model = build_model()
+    options = {"max_new_tokens": 12, "eos_id": 3, "temperature": 1.0, "top_p": 0.9, "seed": 5}
+    whole = decode(model, PROMPTS, **options).tokens
+    assert decode(model, PROMPTS, streams=range(5), **options).tokens == whole
+    later = decode(model, [PROMPTS[3], [7, 7], PROMPTS[1]], streams=[3, 9, 1], **options).tokens
+    assert [later[0], later[2]] == [whole[3], whole[1]]
+    twice = decode(model, [PROMPTS[0]] * 2, streams=[4, 4], **options).tokens
+    assert twice[0] == twice[1] != whole[0]
+
+
+@pytest.mark.parametrize("decode", [generate, generate_speculative])
+def test_every_prompt_is_told_once_when_it_ends(build_model, decode):
+    model = build_model()
+    told: list[tuple[int, list[int]]] = []
+
+    def on_end(index: int, tokens: list[int]) -> None:
+        told.append((index, list(tokens)))
+
+    found = decode(model, PROMPTS, max_new_tokens=12, eos_id=3, batch_size=2, on_end=on_end)
+    assert sorted(told) == list(enumerate(found.tokens))
+    lengths = [len(tokens) for _, tokens in told[:2]]
+    assert lengths == sorted(lengths)
+
+
+def test_another_number_of_streams_than_of_prompts(build_model):
+    with pytest.raises(WMTPError, match=r"^streams: 2 numbers for 1 prompts"):
+        generate(build_model(), [[1]], max_new_tokens=2, eos_id=None, temperature=1.0, streams=[0, 1])
+
+
 def test_a_low_temperature_is_greedy(build_model):
     model = build_model()
     greedy = generate(model, PROMPTS, max_new_tokens=10, eos_id=None)
@@ -122,7 +155,7 @@ def test_evenly_spread_numbers_give_exact_shares(temperature, top_p):
     logits = torch.randn(9, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2
     count = 20_000
     uniforms = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    tokens = sample(logits.expand(count, -1), temperature, top_p, uniforms)
+    tokens = draw(distribution(logits.expand(count, -1), temperature, top_p), uniforms)
     probabilities = torch.softmax(logits / temperature, -1).tolist()
     nucleus: list[int] = []
     for token in sorted(range(9), key=lambda t: -probabilities[t]):
@@ -140,7 +173,7 @@ def test_the_extreme_numbers_pick_possible_tokens():
     logits = torch.tensor([[-1e4, 0.0, 0.0, -1e4]], dtype=torch.float64).expand(2, -1)
     for top_p in (0.9, 1.0):
         uniforms = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
-        assert sample(logits, 1.0, top_p, uniforms).tolist() == [1, 2]
+        assert draw(distribution(logits, 1.0, top_p), uniforms).tolist() == [1, 2]
 
 
 def test_the_training_flags_stay_as_they_were(build_model):
@@ -181,9 +214,7 @@ def test_more_positions_than_the_model_has(build_model):
     model = build_model(max_position_embeddings=20)
     prompt = random.Random(0).choices(range(12), k=15)
     assert len(generate(model, [prompt], max_new_tokens=5, eos_id=None).tokens[0]) == 5
-    with pytest.raises(
-        WMTPError, match=r"^evaluate\.max_new_tokens 6: prompt 1 of 15 tokens leaves 5 of .* 20"
-    ):
+    with pytest.raises(WMTPError, match=r"^max_new_tokens 6: prompt 1 of 15 tokens leaves 5 of .* 20"):
         generate(model, [[1], prompt], max_new_tokens=6, eos_id=None)
 
 

@@ -200,7 +200,7 @@ def test_mistakes_are_named_as_in_greedy_decoding(build_model):
     model = build_model(max_position_embeddings=8)
     with pytest.raises(WMTPError, match=r"^prompt 0: has no tokens"):
         generate_speculative(model, [[]], max_new_tokens=2, eos_id=None)
-    with pytest.raises(WMTPError, match=r"^evaluate\.max_new_tokens 8: "):
+    with pytest.raises(WMTPError, match=r"^max_new_tokens 8: "):
         generate_speculative(model, [[1]], max_new_tokens=8, eos_id=None)
 
 

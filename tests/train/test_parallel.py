@@ -130,6 +130,7 @@ def assert_alike(found: Any, expected: Any, tolerance: float) -> None:
     assert found[2].keys() == expected[2].keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", RECIPES, ids=str)
 def test_sharded_and_replicated_training_is_that_of_one_process(
     changes: dict[str, Any], tmp_path: Path

@@ -1,5 +1,7 @@
 """What every way of decoding shares: the request, rows that come to an end, and the result."""
 
+import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from wmtp.decode.cache import PositionCache
+from wmtp.decode.sampling import Sampling
+from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
 from wmtp.model.modeling import MTPForCausalLM, TrunkOutput
 
@@ -18,8 +22,9 @@ class Generation:
     """What was generated, in the order of the prompts, and what it took.
 
     Attributes:
-        tokens: per prompt, without the prompt and without the eos.
-        finished: per prompt, whether it ended with the eos (else after max_new_tokens).
+        tokens: per prompt, without the prompt and without the eos; with the tokens that hold a stop string.
+        finished: per prompt, whether it ended with the eos or a stop string (else after max_new_tokens).
+        generated: tokens generated, each eos included.
         forwards: forward passes summed over rows: one call of the model for n rows counts n. A prompt's own pass,
             which yields its first token, counts as one.
         seconds: wall-clock time.
@@ -30,6 +35,7 @@ class Generation:
 
     tokens: list[list[int]]
     finished: list[bool]
+    generated: int = 0
     forwards: int = 0
     seconds: float = 0.0
     checked: list[int] = field(default_factory=list)
@@ -37,8 +43,8 @@ class Generation:
 
     @property
     def tokens_per_forward(self) -> float:
-        """Generated tokens, each eos included, by `forwards`: 1 for next-token generation, at most H for H heads."""
-        return (sum(map(len, self.tokens)) + sum(self.finished)) / self.forwards
+        """`generated` by `forwards`: 1 for next-token generation, at most H for H heads."""
+        return self.generated / self.forwards
 
     @property
     def acceptance(self) -> list[float]:
@@ -57,10 +63,14 @@ class Request:
         max_new_tokens: tokens to generate at most, the eos counted.
         eos_id: token that ends a row; None for no such token.
         batch_size: prompts decoded together.
+        sampling: how tokens are chosen.
+        streams: per prompt, the number that with the seed fixes its random numbers; None for its index.
+        stop: strings at which a row ends.
         progress: called with the number of prompts that have just come to their end.
+        on_end: called with the index and the tokens of each prompt that comes to its end.
 
     Raises:
-        WMTPError: an empty prompt, or more positions than the model has.
+        WMTPError: an empty prompt, more positions than the model has, or another number of streams than of prompts.
     """
 
     model: MTPForCausalLM
@@ -68,18 +78,24 @@ class Request:
     max_new_tokens: int
     eos_id: int | None
     batch_size: int
+    sampling: Sampling
+    streams: Sequence[int] | None
+    stop: StopStrings | None
     progress: Callable[[int], None] | None
+    on_end: Callable[[int, list[int]], None] | None
 
     def __post_init__(self) -> None:
         assert self.max_new_tokens > 0
         assert self.batch_size > 0
+        if self.streams is not None and len(self.streams) != len(self.prompts):
+            raise WMTPError(f"streams: {len(self.streams)} numbers for {len(self.prompts)} prompts")
         limit = self.model.config.backbone.max_position_embeddings
         for index, prompt in enumerate(self.prompts):
             if not prompt:
                 raise WMTPError(f"prompt {index}: has no tokens; at least one is needed")
             if len(prompt) + self.max_new_tokens > limit:
                 raise WMTPError(
-                    f"evaluate.max_new_tokens {self.max_new_tokens}: prompt {index} of {len(prompt)} tokens leaves "
+                    f"max_new_tokens {self.max_new_tokens}: prompt {index} of {len(prompt)} tokens leaves "
                     f"{max(0, limit - len(prompt))} of the model's {limit} positions (max_position_embeddings)"
                 )
 
@@ -112,6 +128,7 @@ class Batch:
         indices: for each row, which prompt of the request it is.
         result: where tokens and counts go.
         cache: keys and values of the rows.
+        choice: how the rows' tokens are chosen.
     """
 
     def __init__(self, request: Request, indices: list[int], result: Generation, drafts: int) -> None:
@@ -122,6 +139,11 @@ class Batch:
         self._ended: list[int] = []
         self._device = request.model.unembedding.device
         self.cache = PositionCache(max(self._lengths) + request.max_new_tokens + drafts)
+        self._seen, self._hidden = torch.tensor(
+            [0.0, -math.inf], dtype=request.model.dtype, device=self._device
+        )
+        streams = indices if request.streams is None else [request.streams[index] for index in indices]
+        self.choice = request.sampling.choice(streams, request.max_new_tokens, self._device)
 
     def read_prompts(self) -> tuple[TrunkOutput, Tensor, Tensor]:
         """The trunk for the prompts, each one's last column [B], and head 0's logits [B, V] there.
@@ -160,38 +182,56 @@ class Batch:
 
         positions = of_rows(trunk.layer_arguments["position_ids"])
         arguments = trunk.layer_arguments | {
-            "attention_mask": self.cache.write_at(positions, len(order), self.cache.get_seq_length()),
+            "attention_mask": self._mask(positions, len(order), self.cache.get_seq_length()),
             "position_ids": positions,
             "position_embeddings": tuple(map(of_rows, trunk.layer_arguments["position_embeddings"])),
         }
         return TrunkOutput(trunk.hidden_bsd[order], arguments)
+
+    @property
+    def counts(self) -> Tensor:
+        """Tokens [B] that the rows have so far, prompts not counted."""
+        return torch.tensor([len(self.result.tokens[index]) for index in self.indices], device=self._device)
 
     def _last_positions(self) -> Tensor:
         return torch.tensor(self._lengths, device=self._device) - 1
 
     def _trunk(self, ids_bt: Tensor, positions_bt: Tensor, length: int) -> TrunkOutput:
         self.result.forwards += len(self.indices)
-        mask = self.cache.write_at(positions_bt, len(self.indices), length)
+        mask = self._mask(positions_bt, len(self.indices), length)
         return self.request.model.trunk(ids_bt, mask=mask, position_ids=positions_bt, cache=self.cache)
+
+    def _mask(self, positions_bt: Tensor, rows: int, length: int) -> Tensor:
+        """What attention adds to its scores [B or 1, 1, T, length]: made once, not from a bool one in every layer."""
+        return torch.where(self.cache.write_at(positions_bt, rows, length), self._seen, self._hidden)
 
     def emit(self, tokens: list[list[int]]) -> list[int]:
         """Append each row's next tokens as far as the row goes; return how many that were, the eos counted."""
         kept = []
         for row, (index, new) in enumerate(zip(self.indices, tokens, strict=True)):
-            output = self.result.tokens[index]
-            new = new[: self.request.max_new_tokens - len(output)]
-            if self.request.eos_id in new:
-                new = new[: new.index(self.request.eos_id) + 1]
-                output += new[:-1]
-                self.result.finished[index] = True
+            count, is_end = self._append(index, new)
+            if is_end:
                 self._ended.append(row)
-            else:
-                output += new
-                if len(output) == self.request.max_new_tokens:
-                    self._ended.append(row)
-            self._lengths[row] += len(new)
-            kept.append(len(new))
+            self._lengths[row] += count
+            self.result.generated += count
+            kept.append(count)
         return kept
+
+    def _append(self, index: int, new: list[int]) -> tuple[int, bool]:
+        """How many of the new tokens a prompt takes, and whether it has come to its end with them."""
+        request, output = self.request, self.result.tokens[index]
+        known = len(output)
+        new = new[: request.max_new_tokens - known]
+        before_eos = list(itertools.takewhile(lambda token: token != request.eos_id, new))
+        ends_with_eos = len(before_eos) < len(new)
+        output += before_eos
+        end = None if request.stop is None else request.stop.end(output, known)
+        if end is not None:
+            del output[end:]
+            ends_with_eos = False
+        self.result.finished[index] = ends_with_eos or end is not None
+        is_end = self.result.finished[index] or len(output) == request.max_new_tokens
+        return len(output) - known + ends_with_eos, is_end
 
     def drop_ended(self) -> Tensor | None:
         """Remove the rows that have ended; the last rows take their places.
@@ -208,11 +248,16 @@ class Batch:
                 order[row] = last
         if self.request.progress is not None:
             self.request.progress(len(self._ended))
+        if self.request.on_end is not None:
+            for row in self._ended:
+                self.request.on_end(self.indices[row], self.result.tokens[self.indices[row]])
         self._ended = []
         self.indices = [self.indices[row] for row in order]
         self._lengths = [self._lengths[row] for row in order]
         self.cache.move_rows({old: new for new, old in enumerate(order) if old != new})
-        return torch.tensor(order, dtype=torch.long, device=self._device)
+        left = torch.tensor(order, dtype=torch.long, device=self._device)
+        self.choice.keep(left)
+        return left
 
 
 @contextmanager

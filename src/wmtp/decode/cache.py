@@ -75,12 +75,10 @@ class PositionCache(Cache):
         return buffer[: self._rows, : self._length].transpose(1, 2)
 
     def move_rows(self, moves: dict[int, int]) -> None:
-        """Copy the entries of rows (keys of `moves`) over those of other rows (values)."""
-        if not moves:
-            return
-        sources, targets = list(moves.keys()), list(moves.values())
+        """Copy the entries of rows (keys of `moves`) over those of other rows (values); no row is both."""
         for buffer in (each for pair in self._buffers.values() for each in pair):
-            buffer[targets, : self._length] = buffer[sources, : self._length]
+            for source, target in moves.items():
+                buffer[target, : self._length] = buffer[source, : self._length]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002
         """Keys that attention sees."""

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.models.llama.modeling_llama import rotate_half
 
 from wmtp.decode.cache import PositionCache
 from wmtp.errors import WMTPError
@@ -14,13 +13,14 @@ from wmtp.model.modeling import MTPForCausalLM, TrunkOutput
 
 
 class Drafter:
-    """The greedy choices of heads 1..H-1, which read the same hidden states of the trunk.
+    """The logits of heads 1..H-1, which read the same hidden states of the trunk.
 
     A head needs keys and values at every position, but its query, and all that comes after, at one position of each
     row only. The heads' projections are stacked into copies that live as long as the drafter; the scale of a norm is
     folded into the projections that follow it.
     """
 
+    @torch.no_grad()
     def __init__(self, model: MTPForCausalLM, heads: int) -> None:
         """Stack heads 1..heads-1, at least one.
 
@@ -38,11 +38,12 @@ class Drafter:
         self._key_heads = attentions[0].k_proj.out_features // self._head_dim * len(layers)
 
         scales = [layer.input_layernorm.weight for layer in layers]
-        self._queries = _Stack([each.q_proj for each in attentions], scales)
+        queries = _Stack([each.q_proj for each in attentions], scales)
         keys = _Stack([each.k_proj for each in attentions], scales)
         values = _Stack([each.v_proj for each in attentions], scales)
-        self._keys_values = [torch.cat(pair) for pair in zip(keys.joined(), values.joined(), strict=True)]
-        self._query_scales = _head_scales(attentions, "q_norm", self._queries)
+        self._queries = queries.joined()
+        self._keys, self._values = keys.joined(), values.joined()
+        self._query_scales = _head_scales(attentions, "q_norm", queries)
         self._key_scales = _head_scales(attentions, "k_norm", keys)
         self._output = _Stack([each.o_proj for each in attentions])
         scales = [layer.post_attention_layernorm.weight for layer in layers]
@@ -50,8 +51,8 @@ class Drafter:
         self._up = _Stack([layer.mlp.up_proj for layer in layers], scales)
         self._down = _Stack([layer.mlp.down_proj for layer in layers])
 
-    def propose(self, trunk: TrunkOutput, cache: PositionCache, columns_b: Tensor) -> Tensor:
-        """The choices of heads 1..H-1 at one column of each row.
+    def logits(self, trunk: TrunkOutput, cache: PositionCache, columns_b: Tensor) -> Tensor:
+        """The logits of heads 1..H-1 at one column of each row.
 
         Args:
             trunk: for a block of T columns that `cache.write_at` has placed.
@@ -59,7 +60,7 @@ class Drafter:
             columns_b: [B] column in 0..T-1.
 
         Returns:
-            [B, H-1] tokens.
+            [B, H-1, V].
         """
         rows = torch.arange(len(columns_b), device=columns_b.device)
 
@@ -69,25 +70,26 @@ class Drafter:
         rotation = [each[:, :, None] for each in trunk.layer_arguments["position_embeddings"]]
         mask = trunk.layer_arguments["attention_mask"][:, 0]
         normed = self._norm(trunk.hidden_bsd)
-        both = F.linear(normed, *self._keys_values).unflatten(-1, (2, self._key_heads, self._head_dim))
-        keys = self._rotate(both[:, :, 0], self._key_scales, *rotation)
-        keys, values = cache.update(keys.transpose(1, 2), both[:, :, 1].transpose(1, 2), self._layer_idx)
+        keys = F.linear(normed, *self._keys).unflatten(-1, (-1, self._head_dim))
+        keys = self._rotate(keys, self._key_scales, *rotation).transpose(1, 2)
+        values = F.linear(normed, *self._values).unflatten(-1, (-1, self._head_dim)).transpose(1, 2)
+        keys, values = cache.update(keys, values, self._layer_idx)
 
-        queries = F.linear(at_columns(normed), *self._queries.joined()).unflatten(-1, (-1, self._head_dim))
+        queries = F.linear(at_columns(normed), *self._queries).unflatten(-1, (-1, self._head_dim))
         queries = self._rotate(queries, self._query_scales, *map(at_columns, rotation))
         grouped = queries.unflatten(1, (self._key_heads, -1))
         attended = F.scaled_dot_product_attention(
             grouped, keys, values, attn_mask=at_columns(mask)[:, None, None], scale=self._scaling
         )
         by_head = attended.flatten(1).unflatten(1, (len(self._output.weight), -1)).transpose(0, 1)
-        return self._choose(at_columns(trunk.hidden_bsd) + self._output(by_head))
+        return self._above_attention(at_columns(trunk.hidden_bsd) + self._output(by_head))
 
-    def _choose(self, hidden_hbd: Tensor) -> Tensor:
+    def _above_attention(self, hidden_hbd: Tensor) -> Tensor:
         normed = self._norm(hidden_hbd)
         activated: Tensor = self._activation(self._gate(normed)) * self._up(normed)
         hidden_hbd = hidden_hbd + self._down(activated)
         logits: Tensor = self._model.lm_head(self._model.model.norm(hidden_hbd))
-        return logits.argmax(-1).transpose(0, 1)
+        return logits.transpose(0, 1)
 
     def _norm(self, hidden: Tensor) -> Tensor:
         normed: Tensor = F.rms_norm(hidden, hidden.shape[-1:], eps=self._epsilon)
@@ -96,7 +98,10 @@ class Drafter:
     def _rotate(self, states: Tensor, scales: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
         if scales is not None:
             states = self._norm(states) * scales
-        rotated: Tensor = states * cos + rotate_half(states) * sin
+        half = states.shape[-1] // 2
+        rotated = states * cos
+        rotated[..., :half].addcmul_(states[..., half:], sin[..., :half], value=-1)
+        rotated[..., half:].addcmul_(states[..., :half], sin[..., half:])
         return rotated
 
 
@@ -119,13 +124,16 @@ class _Stack:
             )
         self.weight = torch.stack(weights)
         self.bias = torch.stack(biases)
+        self.has_bias = any(module.bias is not None for module in modules)
 
-    def joined(self) -> tuple[Tensor, Tensor]:
+    def joined(self) -> tuple[Tensor, Tensor | None]:
         """Weight [heads * out, in] and bias [heads * out], for an input that all heads share."""
-        return self.weight.flatten(0, 1), self.bias.flatten()
+        return self.weight.flatten(0, 1), self.bias.flatten() if self.has_bias else None
 
     def __call__(self, input_hbi: Tensor) -> Tensor:
         """[heads, B, in] to [heads, B, out]: each head its own input."""
+        if not self.has_bias:
+            return torch.bmm(input_hbi, self.weight.mT)
         return torch.baddbmm(self.bias[:, None], input_hbi, self.weight.mT)
 
 

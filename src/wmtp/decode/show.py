@@ -1,86 +1,113 @@
-"""A generation as coloured text: which tokens were drafted and accepted."""
+"""A generation as it comes: which drafts of the extra heads were accepted, and which were refused."""
 
 from pathlib import Path
 
+from rich.console import Console
 from rich.text import Text
 from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import Config, Recipe
 from wmtp.data.tokenizer import encode, load_tokenizer
-from wmtp.decode.generate import generate
+from wmtp.decode.batch import Generation
+from wmtp.decode.sampling import Sampling
 from wmtp.decode.speculative import Block, generate_speculative
+from wmtp.decode.stopping import INCOMPLETE
 from wmtp.environment import choose_device, configure_torch
 from wmtp.errors import WMTPError
 from wmtp.evaluate.tasks import TASKS
 from wmtp.train import checkpoint
 from wmtp.train.assemble import load_learner
 
-ACCEPTED, OWN = "bold green", ""
+PROMPT, ACCEPTED, REFUSED, OWN = "dim", "bold green", "strike red", ""
 
 
 def show_generation(
+    console: Console,
     run: Path,
     recipe: Recipe,
     config: Config,
     prompt: str | None,
     problem: int | None,
     max_new_tokens: int,
-    temperature: float,
-    seed: int,
-) -> Text:
-    """What `wmtp generate` prints: the prompt, its continuation and, for greedy decoding, what drafting saved."""
+    sampling: Sampling,
+) -> None:
+    """What `wmtp generate` prints: the prompt, its continuation as it comes, and what drafting saved.
+
+    Raises:
+        WMTPError: neither or both of prompt and problem, a problem that the task lacks, or a prompt that is empty or
+            too long.
+    """
     configure_torch(config.devices)
     location = Path(checkpoint.resolve_model(str(run), "run"))
     tokenizer = load_tokenizer(str(location))
     model = load_learner(location).to(choose_device(config.devices))
     text = _prompt(recipe, prompt, problem)
     prompts = encode(tokenizer, [text])
-    shown = Text(text, style="dim")
     end = int(tokenizer.eos_token_id)
-    if temperature > 0 or model.config.heads == 1:
-        found = generate(
-            model,
-            prompts,
-            max_new_tokens=max_new_tokens,
-            eos_id=end,
-            temperature=temperature,
-            seed=seed,
-        )
-        return shown.append(tokenizer.decode(found.tokens[0]), style=OWN)
-    blocks: list[Block] = []
+    stream = BlockStream(console, tokenizer, end, text)
     found = generate_speculative(
         model,
         prompts,
         max_new_tokens=max_new_tokens,
         eos_id=end,
-        on_block=lambda _, block: blocks.append(block),
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        seed=sampling.seed,
+        on_block=lambda _, block: stream.add(block),
     )
-    shown.append_text(_coloured(blocks, tokenizer, end))
+    console.print()
+    if model.config.heads > 1:
+        console.print(Text(_summary(found), style="dim"))
+
+
+class BlockStream:
+    """Writes each block of a row to a console: accepted drafts in colour and, on a terminal, refused ones struck out.
+
+    A character that takes several tokens is written with the last of them.
+    """
+
+    def __init__(
+        self, console: Console, tokenizer: PreTrainedTokenizerFast, end: int, prompt: str = ""
+    ) -> None:
+        """The prompt is written with the first block; tokens are shown up to the one that ends a row, `end`."""
+        self._console = console
+        self._tokenizer = tokenizer
+        self._end = end
+        self._tokens: list[int] = []
+        self._shown = 0
+        self._prompt = prompt
+
+    def add(self, block: Block) -> None:
+        """Write the block's tokens; the refused drafts stand before the token that took their place."""
+        self._write(self._prompt, PROMPT)
+        self._prompt = ""
+        for token in block.drafts[: block.accepted]:
+            self._append(token, ACCEPTED)
+        if block.token is None:
+            return
+        refused = block.drafts[block.accepted :]
+        if refused and self._console.is_terminal:
+            text = self._tokenizer.decode([*self._tokens, *refused])[self._shown :]
+            self._write(text.strip(INCOMPLETE), REFUSED)
+        self._append(block.token, OWN)
+
+    def _write(self, text: str, style: str) -> None:
+        """Text as it is, without markup, wrapping or highlighting."""
+        self._console.out(text, style=style, end="", highlight=False)
+
+    def _append(self, token: int, style: str) -> None:
+        if token == self._end:
+            return
+        self._tokens.append(token)
+        text = self._tokenizer.decode(self._tokens)
+        if not text.endswith(INCOMPLETE):
+            self._write(text[self._shown :], style)
+            self._shown = len(text)
+
+
+def _summary(found: Generation) -> str:
     shares = " ".join(f"{share:.2f}" for share in found.acceptance) or "none were checked"
-    shown.append(
-        f"\n{found.tokens_per_forward:.2f} tokens per forward, drafts accepted by head: {shares}", style="dim"
-    )
-    return shown
-
-
-def _coloured(blocks: list[Block], tokenizer: PreTrainedTokenizerFast, end: int) -> Text:
-    """Accepted drafts in colour, head 0's own tokens plain. Decoded at once, so that no character is cut."""
-    tokens: list[int] = []
-    styles: list[str] = []
-    for block in blocks:
-        own = [] if block.token is None else [block.token]
-        tokens += [*block.drafts[: block.accepted], *own]
-        styles += [ACCEPTED] * block.accepted + [OWN] * len(own)
-    text, shown = Text(), ""
-    for count, style in enumerate(styles, start=1):
-        if tokens[count - 1] == end:
-            break
-        decoded = tokenizer.decode(tokens[:count])
-        if decoded.endswith("\N{REPLACEMENT CHARACTER}"):
-            continue
-        text.append(decoded[len(shown) :], style=style)
-        shown = decoded
-    return text
+    return f"{found.tokens_per_forward:.2f} tokens per forward, drafts accepted by head: {shares}"
 
 
 def _prompt(recipe: Recipe, prompt: str | None, problem: int | None) -> str:

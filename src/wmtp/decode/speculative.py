@@ -1,12 +1,15 @@
-"""Self-speculative greedy decoding: heads 1..H-1 draft, head 0 verifies."""
+"""Self-speculative decoding, greedy or sampled: heads 1..H-1 draft, head 0 verifies."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from wmtp.decode.batch import Batch, Generation, Request
 from wmtp.decode.drafter import Drafter
+from wmtp.decode.sampling import Sampling
+from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
 from wmtp.model.modeling import MTPForCausalLM
 
@@ -32,75 +35,99 @@ def generate_speculative(
     *,
     max_new_tokens: int,
     eos_id: int | None,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    streams: Sequence[int] | None = None,
+    stop: StopStrings | None = None,
     heads: int | None = None,
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
+    on_end: Callable[[int, list[int]], None] | None = None,
     on_block: Callable[[int, Block], None] | None = None,
 ) -> Generation:
-    """What greedy `generate` gives, token for token, in fewer forwards (arXiv 2404.19737, section 3.2).
+    """What `generate` gives, in fewer forwards (arXiv 2404.19737, section 3.2).
 
-    A forward reads the last confirmed token and the H-1 drafts after it. Head 0's choices confirm the longest prefix
-    of drafts that equals them and add one token; heads 1..H-1 at the last confirmed position draft the next block.
-    In exact arithmetic the tokens equal those of `generate`; in floating point a near-tie may fall differently,
-    because matrix products of other shapes round differently.
+    A forward reads the last confirmed token and the H-1 drafts after it. Head 0 confirms the longest prefix of drafts
+    that hold and adds one token; heads 1..H-1 at the last confirmed position draft the next block.
+
+    Greedy: a draft holds if it is head 0's choice, so in exact arithmetic the tokens are those of `generate`, token
+    for token; in floating point a near-tie may fall differently (`ties`), because matrix products of other shapes
+    round differently. Sampled: drafts are drawn from their heads' distributions q at the same temperature and top_p,
+    and hold with probability min(1, p / q), so the tokens have the joint distribution of those of `generate`, which
+    for the same seed are others (`SampledChoice`).
 
     Args:
         model: its heads 0..heads-1 run, in its dtype and on its device.
         prompts: token ids, at least one each.
         max_new_tokens: tokens to generate at most, the eos counted.
         eos_id: token that ends a row; None for no such token.
+        temperature: 0 is greedy; above 0 samples.
+        top_p: as in `generate`.
+        seed: with its stream it fixes the random numbers of a prompt, whatever batch it is in.
+        streams: a number, not negative, for each prompt; None for its index.
+        stop: strings at which a row ends; the tokens that hold one are returned.
         heads: how many heads to use, head 0 included; None for all.
         batch_size: prompts decoded together.
         progress: called with the number of prompts that have just come to their end.
+        on_end: called with the index and the tokens of each prompt that comes to its end.
         on_block: called with a prompt's index and each of its blocks, as they come.
 
     Returns:
         With `checked` and `accepted` for heads 1..heads-1.
 
     Raises:
-        WMTPError: `heads` that the model lacks, an empty prompt, more positions than the model has, or logits that
-            are not finite.
+        WMTPError: `heads` that the model lacks, a temperature, top_p or seed out of range, an empty prompt, more
+            positions than the model has, another number of streams than of prompts, or logits that are not finite.
     """
     used = model.config.heads if heads is None else heads
     if not 1 <= used <= model.config.heads:
         raise WMTPError(f"heads {used}: the model has {model.config.heads}, of which 1 or more can be used")
-    request = Request(model, prompts, max_new_tokens, eos_id, batch_size, progress)
-    return request.run(lambda batch: _decode(batch, used, on_block), drafts=used - 1)
+    sampling = Sampling(temperature, top_p, seed)
+    request = Request(
+        model, prompts, max_new_tokens, eos_id, batch_size, sampling, streams, stop, progress, on_end
+    )
+    drafter = Drafter(model, used) if used > 1 else None
+    return request.run(lambda batch: _decode(batch, drafter, on_block), drafts=used - 1)
 
 
-def _decode(batch: Batch, heads: int, on_block: Callable[[int, Block], None] | None) -> None:
-    drafter = Drafter(batch.request.model, heads) if heads > 1 else None
+def _decode(batch: Batch, drafter: Drafter | None, on_block: Callable[[int, Block], None] | None) -> None:
     trunk, columns, logits = batch.read_prompts()
-    own = logits.argmax(-1, keepdim=True)
-    batch.emit(own.tolist())
-    if on_block is not None:
-        for index, (token,) in zip(batch.indices, own.tolist(), strict=True):
-            on_block(index, Block([], 0, token))
+    own = batch.choice.own(logits, batch.counts)
+    drafts, accepted = _no_drafts(own)
     while True:
+        _emit(batch, drafts, accepted, own, on_block)
         order = batch.drop_ended()
         if not batch.indices:
             return
         if order is not None:
             trunk, columns, own = batch.select(trunk, order), columns[order], own[order]
-        block = own if drafter is None else torch.cat([own, drafter.propose(trunk, batch.cache, columns)], 1)
-        trunk, logits = batch.read(block)
-        choices = logits.argmax(-1)
-        columns = (choices[:, :-1] == block[:, 1:]).cumprod(1).sum(1)
-        own = choices.gather(1, columns[:, None])
-        verdicts = torch.cat([columns[:, None], choices], 1).tolist()
-        confirmed = [tokens[: agreed + 1] for agreed, *tokens in verdicts]
-        kept = batch.emit(confirmed)
-        _count(batch.result, kept, confirmed)
+        if drafter is None:
+            _, logits = batch.read(own[:, None])
+            own = batch.choice.own(logits[:, 0], batch.counts)
+            drafts, accepted = _no_drafts(own)
+            continue
+        drafts, proposal = batch.choice.drafts(drafter.logits(trunk, batch.cache, columns), batch.counts)
+        trunk, logits = batch.read(torch.cat([own[:, None], drafts], 1))
+        accepted, own = batch.choice.verify(logits, drafts, proposal, batch.counts)
+        columns = accepted
+
+
+def _no_drafts(own_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Drafts [B, 0], and how many of each row hold [B]."""
+    return own_b.new_empty(len(own_b), 0), torch.zeros_like(own_b)
+
+
+def _emit(
+    batch: Batch, drafts: Tensor, accepted: Tensor, own: Tensor, on_block: Callable[[int, Block], None] | None
+) -> None:
+    """Give each row its accepted drafts and head 0's own token; count the drafts that were compared."""
+    blocks = torch.cat([accepted[:, None], own[:, None], drafts], 1).tolist()
+    confirmed = [[*drafted[:count], token] for count, token, *drafted in blocks]
+    kept = batch.emit(confirmed)
+    for index, (count, token, *drafted), n in zip(batch.indices, blocks, kept, strict=True):
+        for place in range(min(n, len(drafted))):
+            batch.result.checked[place] += 1
+            batch.result.accepted[place] += place < count
         if on_block is not None:
-            for index, (_, *drafts), new, n in zip(
-                batch.indices, block.tolist(), confirmed, kept, strict=True
-            ):
-                on_block(index, Block(drafts, min(n, len(new) - 1), new[-1] if n == len(new) else None))
-
-
-def _count(result: Generation, kept: list[int], confirmed: list[list[int]]) -> None:
-    """Of a row that kept n tokens, drafts 1..n were checked; all but the last of the confirmed are drafts."""
-    for n, tokens in zip(kept, confirmed, strict=True):
-        for draft in range(min(n, len(result.checked))):
-            result.checked[draft] += 1
-            result.accepted[draft] += draft < len(tokens) - 1
+            on_block(index, Block(drafted, min(n, count), token if n > count else None))

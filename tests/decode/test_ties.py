@@ -1,0 +1,48 @@
+import pytest
+import torch
+
+from wmtp.decode.generate import generate
+from wmtp.decode.speculative import generate_speculative
+from wmtp.decode.ties import first_differences
+
+PROMPTS = [[number % 12, number % 7, number % 5] for number in range(40)]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_speculative_decoding_differs_from_greedy_only_at_near_ties(build_model, dtype):
+    """Many layers and a narrow spread of the logits, so that bfloat16 leaves near-ties."""
+    found = []
+    for seed in range(3):
+        model = build_model(trunk_layers=3, heads=4, seed=seed).to(dtype)
+        with torch.no_grad():
+            model.lm_head.weight *= 0.2
+        options = {"max_new_tokens": 24, "eos_id": 3}
+        greedy = generate(model, PROMPTS, **options)
+        speculative = generate_speculative(model, PROMPTS, **options)
+        found += first_differences(model, PROMPTS, greedy.tokens, speculative.tokens, eos_id=3)
+    assert all(difference.is_near_tie for difference in found)
+    assert bool(found) == (dtype == torch.bfloat16)
+    assert all(difference.error > 0 for difference in found)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_wrong_token_is_no_near_tie(build_model, recompute, dtype):
+    model = build_model(dtype=dtype)
+    exact = build_model()
+    greedy = generate(model, PROMPTS[:3], max_new_tokens=9, eos_id=None).tokens
+    changed = [list(tokens) for tokens in greedy]
+    logits = recompute(exact, PROMPTS[1] + greedy[1][:4])
+    worst = int(logits.argmin())
+    changed[1][4:] = [worst, 0, 0]
+    [difference] = first_differences(model, PROMPTS[:3], greedy, changed, eos_id=None)
+    assert (difference.prompt, difference.place, difference.tokens) == (1, 4, (greedy[1][4], worst))
+    assert difference.gap == pytest.approx(float(logits.max() - logits.min()), rel=0.05)
+    assert not difference.is_near_tie
+
+
+def test_a_completion_that_ends_earlier_has_the_eos_next(build_model):
+    model = build_model()
+    [tokens] = generate(model, [[1]], max_new_tokens=9, eos_id=None).tokens
+    [difference] = first_differences(model, [[1]], [tokens], [tokens[:5]], eos_id=7)
+    assert (difference.place, difference.tokens) == (5, (tokens[5], 7))
+    assert first_differences(model, [[1]], [tokens], [tokens], eos_id=7) == []
