@@ -15,6 +15,7 @@ from wmtp.config import Recipe, override
 from wmtp.data.corpus import load_rows
 from wmtp.data.tinycode import FAMILIES, corpus, generate
 from wmtp.data.tinycode.compositions import draw_composition
+from wmtp.data.tinycode.corruption import TOKEN
 from wmtp.data.tinycode.operations import make_step
 from wmtp.data.tinycode.programs import Program, source_code
 from wmtp.data.tinycode.rng import Rng
@@ -139,9 +140,9 @@ class TestInvariants:
             assert code == clean
         elif row["corruption"] == "dropped-step":
             ((start, end),) = spans
-            right, before, wrong = ("".join(part.split()) for part in (clean, code[:start], code[:end]))
-            assert right.startswith(before)
-            assert not right.startswith(wrong) or not code[end:].strip()
+            right, before, wrong = map(TOKEN.findall, (clean, code[:start], code[start:end]))
+            assert right[: len(before)] == before
+            assert right[len(before)] != wrong[0] or not code[end:].strip()
             assert len(code) < len(clean)
         elif row["corruption"] == "wrong-operation":
             assert all(code[start:end] == code[start:end].strip() for start, end in spans)
