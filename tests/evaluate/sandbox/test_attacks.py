@@ -213,12 +213,13 @@ def test_hostile_programs(level: str, person: Person) -> None:
 
 
 def owned_processes() -> list[int]:
-    """Processes of the ordinary user."""
+    """Living processes of the ordinary user; init takes its time to bury the dead."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and entry.stat().st_uid == ORDINARY_USER:
-                found.append(int(entry.name))
-        except FileNotFoundError:
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                found += [int(entry.name)] if state != "Z" else []
+        except (FileNotFoundError, ProcessLookupError):
             continue
     return found
