@@ -49,7 +49,7 @@ class Protocol:
     max_new_tokens: int = 256
     submissions: tuple[int, ...] = ()
     cpu_seconds: float = 3.0
-    wall_seconds: float = 10.0
+    wall_seconds: float = 30.0
     memory_mib: int = 512
     processes: int = 0
     split: str = "test"
