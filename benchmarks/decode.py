@@ -19,17 +19,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from wmtp.config import Config, DevicesConfig, Recipe, load
+from wmtp.config import Config, Recipe, load
 from wmtp.data.corpus import tinycode_corpus
 from wmtp.data.templates import mbpp_style_prompt
-from wmtp.data.tokenizer import encode, load_tokenizer
+from wmtp.data.tokenizer import encode
 from wmtp.decode.generate import generate
 from wmtp.decode.speculative import generate_speculative
-from wmtp.environment import choose_device, choose_dtype, configure_torch, processor_name
+from wmtp.environment import configure_torch, processor_name
+from wmtp.evaluate.runner import trained_model
 from wmtp.model.export import next_token_model
 from wmtp.model.modeling import MTPForCausalLM
-from wmtp.train import checkpoint
-from wmtp.train.assemble import load_learner
 from wmtp.train.run import train
 
 DEMO = Path(__file__).parents[1] / "recipes" / "demo.yaml"
@@ -122,15 +121,13 @@ def _trained(recipe: Recipe, config: Config, run: Path, steps: int) -> Path:
 
 
 def _work(run: Path, recipe: Recipe, config: Config, count: int) -> Work:
-    location = Path(checkpoint.resolve_model(str(run), "run"))
-    tokenizer = load_tokenizer(str(location))
-    device = choose_device(config.devices)
-    model = load_learner(location).to(device).eval()
-    if device.type == "cuda":
-        model = model.to(choose_dtype(DevicesConfig(), device))
+    _, model, tokenizer = trained_model(run, config)
     texts = [mbpp_style_prompt(row["text"]) for row in tinycode_corpus(recipe.data.tinycode).test[:count]]
     return Work(
-        model, encode(tokenizer, texts), recipe.evaluate.settings.max_new_tokens, int(tokenizer.eos_token_id)
+        model.eval(),
+        encode(tokenizer, texts),
+        recipe.evaluate.settings.max_new_tokens,
+        int(tokenizer.eos_token_id),
     )
 
 

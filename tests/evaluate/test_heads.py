@@ -11,34 +11,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig
+from small_models import small_model
 
 from wmtp.data.dataset import TokenDataset
 from wmtp.decode.generate import generate
 from wmtp.errors import WMTPError
 from wmtp.evaluate.heads import HeadMeasures, evaluate_heads, measure_heads
-from wmtp.model.modeling import MTPConfig, MTPForCausalLM, initialise
+from wmtp.model.modeling import MTPForCausalLM
 from wmtp.train.run import train
 
 VOCABULARY = 11
 
 
 def make_model(heads: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> MTPForCausalLM:
-    backbone = AutoConfig.for_model(
-        "llama",
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1 + heads,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
-    model = MTPForCausalLM(MTPConfig(backbone, heads=heads))
-    initialise(model, seed, 0.5)
-    return model.to(dtype)
+    return small_model(heads, VOCABULARY, seed=seed, init_std=0.5).to(dtype)
 
 
 def make_dataset(documents: list[list[tuple[int, bool]]]) -> TokenDataset:

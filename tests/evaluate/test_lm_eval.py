@@ -12,11 +12,12 @@ import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig, PreTrainedTokenizerFast
+from small_models import small_model
+from transformers import PreTrainedTokenizerFast
 
 from wmtp.data.tokenizer import train_tokenizer
 from wmtp.errors import WMTPError
-from wmtp.model.modeling import MTPConfig, MTPForCausalLM, initialise
+from wmtp.model.modeling import MTPForCausalLM
 from wmtp.storage import sha256_text
 
 pytest.importorskip("lm_eval")
@@ -37,21 +38,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFa
 
 @pytest.fixture(scope="session")
 def model(tokenizer: PreTrainedTokenizerFast) -> MTPForCausalLM:
-    backbone = AutoConfig.for_model(
-        "llama",
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        max_position_embeddings=POSITIONS,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
-    built = MTPForCausalLM(MTPConfig(backbone, heads=2))
-    initialise(built, 3, 0.4)
-    return built.double().eval()
+    return small_model(2, len(tokenizer), seed=3, positions=POSITIONS).double()
 
 
 @pytest.fixture(scope="session")

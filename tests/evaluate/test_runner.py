@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig, PreTrainedTokenizerFast
+from small_models import small_model
+from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import Config, Recipe
 from wmtp.data.tokenizer import encode, train_tokenizer
@@ -23,7 +24,7 @@ from wmtp.evaluate.runner import evaluate, evaluate_run, evaluation_path, sample
 from wmtp.evaluate.samples import SampleFile
 from wmtp.evaluate.sandbox import Execution, Program, Verdict
 from wmtp.evaluate.tasks import TASKS, Problem
-from wmtp.model.modeling import MTPConfig, MTPForCausalLM, initialise
+from wmtp.model.modeling import MTPForCausalLM
 from wmtp.train.run import train
 
 Write = Callable[[str, Sequence[Any]], Path]
@@ -37,21 +38,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerFa
 
 @pytest.fixture(scope="module")
 def model(tokenizer: PreTrainedTokenizerFast) -> MTPForCausalLM:
-    config = AutoConfig.for_model(
-        "llama",
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=160,
-        eos_token_id=None,
-        bos_token_id=None,
-    )
-    model = MTPForCausalLM(MTPConfig(config, heads=2))
-    initialise(model, 0, 0.4)
-    return model.eval()
+    return small_model(2, len(tokenizer), positions=160)
 
 
 def recipe_for(path: Path, **evaluate: Any) -> Recipe:

@@ -7,31 +7,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig
+from small_models import small_model
 
 from wmtp.errors import WMTPError
 from wmtp.evaluate.speed import HeadAcceptance, Prompts, measure_speed
-from wmtp.model.modeling import MTPConfig, MTPForCausalLM, initialise
+from wmtp.model.modeling import MTPForCausalLM
 
 VOCABULARY = 4
 
 
 def make_model(heads: int, seed: int = 0, vocabulary: int = VOCABULARY) -> MTPForCausalLM:
-    backbone = AutoConfig.for_model(
-        "llama",
-        vocab_size=vocabulary,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1 + heads,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
-    model = MTPForCausalLM(MTPConfig(backbone, heads=heads))
-    initialise(model, seed, 0.4)
-    return model.double().eval()
+    return small_model(heads, vocabulary, seed=seed).double()
 
 
 @torch.no_grad()
