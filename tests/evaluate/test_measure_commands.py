@@ -73,8 +73,8 @@ def test_heads_and_speed_are_measured_and_shown(wmtp: Command, run: str) -> None
     ("options", "message"),
     [
         (["--heads", "--repeats", "2"], "--batch-sizes and --repeats: go with --speed"),
-        (["--speed", "--batch-sizes", "4,no"], "--batch-sizes 4,no: should be numbers above 0"),
-        (["--speed", "--batch-sizes", "0"], "--batch-sizes 0: should be numbers above 0"),
+        (["--speed", "--batch-sizes", "4,no"], "--batch-sizes 4,no: should be whole numbers from 1"),
+        (["--speed", "--batch-sizes", "0"], "--batch-sizes 0: should be whole numbers from 1"),
         (["--speed", "--samples", "a.jsonl"], "--samples: goes without --heads, --speed and --lm-eval"),
     ],
 )

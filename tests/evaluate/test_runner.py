@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small_models import small_model
 from transformers import PreTrainedTokenizerFast
 
@@ -294,6 +295,9 @@ def test_a_run_keeps_the_results_of_two_protocols_apart(
     train(make_recipe(**TINYCODE), config, run)
     data = write_lines("he.jsonl", functions)
     written = []
+    threads = torch.get_num_threads()
+    devices = config.devices.model_copy(update={"threads": threads + 1})
+    config = config.model_copy(update={"devices": devices})
     for protocol in (None, "bigcode"):
         changes = {"task": "humaneval", "data": str(data), "protocol": protocol, "samples": 1, "k": [1]}
         recipe = make_recipe(**TINYCODE, **{f"evaluate.{key}": value for key, value in changes.items()})
@@ -303,6 +307,8 @@ def test_a_run_keeps_the_results_of_two_protocols_apart(
         assert len(lines_of(samples_path(run, recipe))) == 3
         written.append(evaluation_path(run, recipe).name)
     assert written == ["evaluation-humaneval.json", "evaluation-humaneval-bigcode.json"]
+    assert torch.get_num_threads() == threads + 1
+    torch.set_num_threads(threads)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,11 @@
 """Rows from where they are: JSON lines, JSON, Parquet, and the standard library's own Python files."""
 
 import glob
-import gzip
 import hashlib
-import json
 import logging
 import os
 import sysconfig
 import tokenize
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from wmtp.data.json_rows import read_json_lines, read_json_list, unreadable
 from wmtp.errors import WMTPError
 
 Row = dict[str, Any]
@@ -156,51 +154,29 @@ def _reader(file: Path) -> "Callable[[Path], Iterator[Row]] | None":
 def _read_rows(file: Path) -> Iterator[Row]:
     read = _reader(file)
     assert read is not None
-    try:
-        yield from read(file)
-    except (OSError, EOFError, zlib.error, pyarrow.ArrowException) as error:
-        raise WMTPError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
+    yield from read(file)
 
 
 def _read_json_lines(file: Path) -> Iterator[Row]:
-    with gzip.open(file) if file.name.endswith(".gz") else file.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if line.strip():
-                place = f"{file}, line {number}"
-                yield _row(_parse(line, place), place)
+    return (row for _, row in read_json_lines(file))
 
 
-def _read_json(file: Path) -> Iterator[Row]:
-    content = _parse(file.read_bytes(), str(file))
-    rows = content.get("data") if isinstance(content, dict) else content
-    if not isinstance(rows, list):
-        raise WMTPError(f"{file}: should hold a list of objects, or an object with such a list as 'data'")
-    for number, row in enumerate(rows, start=1):
-        yield _row(row, f"{file}, row {number}")
+def _read_json_list(file: Path) -> Iterator[Row]:
+    return (row for _, row in read_json_list(file))
 
 
 def _read_parquet(file: Path) -> Iterator[Row]:
-    with pyarrow.parquet.ParquetFile(file) as table:
-        for batch in table.iter_batches():
-            yield from batch.to_pylist()
+    try:
+        with pyarrow.parquet.ParquetFile(file) as table:
+            for batch in table.iter_batches():
+                yield from batch.to_pylist()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise unreadable(file, error) from None
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".jsonl": _read_json_lines,
     ".jsonl.gz": _read_json_lines,
-    ".json": _read_json,
+    ".json": _read_json_list,
     ".parquet": _read_parquet,
 }
-
-
-def _parse(text: bytes, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise WMTPError(f"{place}: not JSON: {error}") from None
-
-
-def _row(value: Any, place: str) -> Row:
-    if not isinstance(value, dict):
-        raise WMTPError(f"{place}: should be an object, not {type(value).__name__}")
-    return value

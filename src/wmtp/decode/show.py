@@ -7,16 +7,14 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import Config, Recipe
-from wmtp.data.tokenizer import encode, load_tokenizer
+from wmtp.data.tokenizer import encode
 from wmtp.decode.batch import Generation
 from wmtp.decode.sampling import Sampling
 from wmtp.decode.speculative import Block, generate_speculative
 from wmtp.decode.stopping import INCOMPLETE
-from wmtp.environment import choose_device, configure_torch
 from wmtp.errors import WMTPError
+from wmtp.evaluate.runner import trained_model
 from wmtp.evaluate.tasks import TASKS
-from wmtp.train import checkpoint
-from wmtp.train.assemble import load_learner
 
 PROMPT, ACCEPTED, REFUSED, OWN = "dim", "bold green", "strike red", ""
 
@@ -37,10 +35,7 @@ def show_generation(
         WMTPError: neither or both of prompt and problem, a problem that the task lacks, or a prompt that is empty or
             too long.
     """
-    configure_torch(config.devices)
-    location = Path(checkpoint.resolve_model(str(run), "run"))
-    tokenizer = load_tokenizer(str(location))
-    model = load_learner(location).to(choose_device(config.devices))
+    _, model, tokenizer = trained_model(run, config)
     text = _prompt(recipe, prompt, problem)
     prompts = encode(tokenizer, [text])
     end = int(tokenizer.eos_token_id)

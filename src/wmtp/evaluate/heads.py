@@ -15,7 +15,6 @@ from wmtp.data.dataset import TokenDataset, documents_from, tokenise
 from wmtp.data.loader import in_order
 from wmtp.data.targets import make_targets
 from wmtp.decode.batch import evaluation_mode
-from wmtp.environment import configure_torch
 from wmtp.errors import WMTPError
 from wmtp.evaluate.runner import trained_model
 from wmtp.loss.chunked import chunks, cross_entropy_
@@ -51,7 +50,6 @@ class HeadMeasures:
 
 def evaluate_heads(run: Path, recipe: Recipe, config: Config) -> dict[str, Any]:
     """Measure the heads of a run's newest checkpoint on its validation data; writes `evaluation-heads.json`."""
-    configure_torch(config.devices)
     location, model, tokenizer = trained_model(run, config)
     dataset = validation_documents(recipe, tokenizer)
     measured = measure_heads(

@@ -18,7 +18,6 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from wmtp.config import Config, Recipe
-from wmtp.environment import configure_torch
 from wmtp.errors import WMTPError
 from wmtp.evaluate.lm_backend import MTPBackend
 from wmtp.evaluate.runner import trained_model
@@ -41,7 +40,6 @@ def evaluate_lm_eval(run: Path, recipe: Recipe, config: Config, tasks: Sequence[
     Raises:
         WMTPError: an unknown task, one whose data cannot be loaded, or one that runs code without consent.
     """
-    configure_torch(config.devices)
     location, model, tokenizer = trained_model(run, config)
     with working("index the tasks of lm-eval"):
         manager = TaskManager()

@@ -1,13 +1,11 @@
-"""JSON rows that know where they stand, so that an error about one names its file and line."""
+"""Rows of evaluation files, with their fields checked as they are read."""
 
-import gzip
-import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wmtp.data.json_rows import read_json_lines, read_json_list
 from wmtp.errors import WMTPError
 
 
@@ -72,41 +70,11 @@ def unified(text: str) -> str:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a JSONL file (.gz too) or, where the name ends in .json, of a list; blank lines are none.
+    """The rows of a JSONL file (.gz too) or, where the name ends in .json, of a list.
 
     Raises:
         WMTPError: the file cannot be read, or a row is not a JSON object.
     """
-    try:
-        if path.name.endswith(".json"):
-            yield from _of_list(path)
-            return
-        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
-                if line.strip():
-                    place = f"{path}, line {number}"
-                    yield _row(_parse(line, place), place)
-    except (OSError, EOFError, zlib.error) as error:
-        raise WMTPError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
-
-
-def _of_list(path: Path) -> Iterator[Row]:
-    rows = _parse(path.read_bytes(), str(path))
-    if not isinstance(rows, list):
-        raise WMTPError(f"{path}: should hold a list of objects; name it .jsonl if it has one on each line")
-    for number, row in enumerate(rows, start=1):
-        place = f"{path}, row {number}"
-        yield _row(row, place)
-
-
-def _parse(text: bytes, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise WMTPError(f"{place}: not JSON: {error}") from None
-
-
-def _row(value: Any, place: str) -> Row:
-    if not isinstance(value, dict):
-        raise WMTPError(f"{place}: should be an object, not {type(value).__name__}")
-    return Row(place, value)
+    read = read_json_list if path.name.endswith(".json") else read_json_lines
+    for place, values in read(path):
+        yield Row(place, values)

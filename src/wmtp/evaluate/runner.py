@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from wmtp.config import Config, EvaluateConfig, Recipe
 from wmtp.data.tokenizer import encode, load_tokenizer
 from wmtp.decode.stopping import StopStrings
-from wmtp.environment import choose_device, choose_dtype
+from wmtp.environment import choose_device, choose_dtype, configure_torch
 from wmtp.evaluate.generation import Generator
 from wmtp.evaluate.judging import (
     judge_samples,
@@ -66,7 +66,11 @@ def evaluate_run(run: Path, recipe: Recipe, config: Config) -> dict[str, Any]:
 
 
 def trained_model(run: Path, config: Config) -> tuple[Path, MTPForCausalLM, PreTrainedTokenizerFast]:
-    """A run's newest checkpoint, once its checksums are right: its place, the model as it decodes, the tokenizer."""
+    """A run's newest checkpoint, once its checksums are right: its place, the model as it decodes, the tokenizer.
+
+    Gives this process the threads and the determinism of the environment file.
+    """
+    configure_torch(config.devices)
     location = Path(checkpoint.resolve_model(str(run), "run"))
     checkpoint.verify(location)
     model = load_learner(location).to(choose_device(config.devices))

@@ -15,7 +15,6 @@ from wmtp.decode.generate import generate
 from wmtp.decode.speculative import Block, generate_speculative
 from wmtp.decode.stopping import StopStrings
 from wmtp.decode.ties import first_differences
-from wmtp.environment import configure_torch
 from wmtp.errors import WMTPError
 from wmtp.evaluate.runner import trained_model
 from wmtp.evaluate.tasks import TASKS
@@ -99,7 +98,6 @@ def evaluate_speed(
     Raises:
         WMTPError: the model has one head only.
     """
-    configure_torch(config.devices)
     location, model, tokenizer = trained_model(run, config)
     settings = recipe.evaluate.settings
     task = TASKS.create(settings.task, recipe)

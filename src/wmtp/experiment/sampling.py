@@ -8,7 +8,6 @@ from wmtp.data.corpus import load_rows
 from wmtp.data.dataset import documents_from
 from wmtp.data.tokenizer import encode
 from wmtp.decode.generate import generate
-from wmtp.environment import configure_torch
 from wmtp.errors import WMTPError
 from wmtp.evaluate.runner import trained_model
 from wmtp.progress import counting, progress
@@ -36,7 +35,6 @@ def sample_answers(
     Raises:
         WMTPError: the rows are plain texts, or there is a file of that name already.
     """
-    configure_torch(config.devices)
     if output.exists():
         raise WMTPError(f"{output}: there is something already; name another file with --output")
     rows = load_rows(recipe)

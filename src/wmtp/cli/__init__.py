@@ -1,0 +1,85 @@
+"""The `wmtp` command. Heavy imports stand inside the commands, so that help is instant."""
+
+import sys
+import traceback
+from typing import Annotated, NoReturn
+
+import typer
+
+from wmtp import __version__
+from wmtp.cli.evaluation import evaluate, generate
+from wmtp.cli.results import env, export, inspect, list_names, mlflow, register, report
+from wmtp.cli.training import compare, sample, score, train
+from wmtp.errors import WMTPError
+from wmtp.train.signals import Stopped
+from wmtp.train.worker import RankLost, end_with_launcher, is_first_process, leave, started_by_torchrun
+from wmtp.train.worker import report as report_end
+
+app = typer.Typer(
+    help="Weighted multi-token prediction: train, decode, execute and compare.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_COMMANDS = (train, score, evaluate, generate, sample, compare, export, mlflow, register, report, inspect)
+for _command in _COMMANDS:
+    app.command()(_command)
+app.command("ls")(list_names)
+app.command()(env)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error and status 2.
+
+    Status 1: another process was lost, repeat with --resume auto. 75: a scheduler's signal came and the run is saved.
+    """
+    end_with_launcher()
+    try:
+        app()
+    except SystemExit as end:
+        _leave(end.code if isinstance(end.code, int) else int(end.code is not None))
+    except WMTPError as error:
+        is_lost = isinstance(error, RankLost)
+        report_end(f"wmtp: {error}", is_consequence=is_lost)
+        _leave(1 if is_lost else 2)
+    except Stopped as stop:
+        if is_first_process():
+            print(
+                f"stopped; saved {stop.where}; repeat the command to go on (train: --resume auto)",
+                file=sys.stderr,
+            )
+        _leave(stop.exit_status)
+    except KeyboardInterrupt:
+        if is_first_process():
+            print("stopped", file=sys.stderr)
+        _leave(130)
+    except Exception:
+        if not started_by_torchrun():
+            raise
+        report_end(traceback.format_exc())
+        leave(1)
+
+
+def _leave(status: int) -> NoReturn:
+    if started_by_torchrun():
+        leave(status)
+    sys.exit(status)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"wmtp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    command = context.invoked_subcommand
+    if started_by_torchrun() and command != "train":
+        raise WMTPError(f"{command}: runs in one process; of all commands only train goes with torchrun")

@@ -1,0 +1,179 @@
+"""Commands that decode, execute and measure."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wmtp.cli.options import (
+    ConfigFile,
+    Consent,
+    Overrides,
+    RunFolder,
+    consent_overrides,
+    load_run,
+    show_next,
+    track,
+)
+from wmtp.errors import WMTPError
+
+if TYPE_CHECKING:
+    from wmtp.config import Config, Recipe
+
+
+def evaluate(
+    run: Annotated[str | None, typer.Argument(help="Run directory; none with --samples.")] = None,
+    overrides: Overrides = None,
+    task: Annotated[
+        str | None, typer.Option(help="Another task than the recipe's, under a protocol of its own.")
+    ] = None,
+    samples: Annotated[
+        Path | None, typer.Option(help="Score the completions in a file: JSONL of task_id and completion.")
+    ] = None,
+    k: Annotated[
+        str | None, typer.Option(help="With --samples: of pass@k, like 1,5; else those of 1,10,100 that fit.")
+    ] = None,
+    allow_code_execution: Consent = False,
+    heads: Annotated[
+        bool, typer.Option("--heads", help="Instead: accuracy and perplexity of every head.")
+    ] = False,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="Instead: what drafting saves, by heads and batch size.")
+    ] = False,
+    batch_sizes: Annotated[
+        str | None, typer.Option(help="With --speed: prompts at once, like 1,8; else evaluate.batch_size.")
+    ] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="With --speed: timed repetitions (3).")] = None,
+    lm_eval: Annotated[
+        str | None, typer.Option("--lm-eval", help="Instead: tasks of lm-evaluation-harness, like a,b.")
+    ] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Generate solutions, execute them in the sandbox, and report pass@k; or score completions made elsewhere."""
+    from wmtp.console import console, evaluation_table
+
+    measures = heads or speed or lm_eval is not None
+    if not speed and (batch_sizes is not None or repeats is not None):
+        raise WMTPError("--batch-sizes and --repeats: go with --speed")
+    if samples is not None and measures:
+        raise WMTPError("--samples: goes without --heads, --speed and --lm-eval")
+    if samples is not None:
+        words = [*([run] if run is not None else []), *(overrides or [])]
+        _evaluate_samples(samples, task, words, k, config, allow_code_execution)
+        return
+    if k is not None:
+        raise WMTPError("--k: goes with --samples; else set evaluate.k")
+    if run is None:
+        raise WMTPError("evaluate: name a run, or a file of completions with --samples")
+    directory = Path(run)
+    changes = [*_other_task(task), *(overrides or [])]
+    found, environment = load_run(directory, changes, config, allow_code_execution)
+    if measures:
+        if heads:
+            _measure_heads(directory, found, environment)
+        if speed:
+            _measure_speed(directory, found, environment, batch_sizes, repeats or 3)
+        if lm_eval is not None:
+            _run_lm_eval(directory, found, environment, lm_eval)
+        track(directory, environment)
+        return
+    from wmtp.evaluate.runner import evaluate_run
+
+    console().print(evaluation_table(evaluate_run(directory, found, environment)))
+    track(directory, environment)
+    show_next(f"wmtp report {run}", f"wmtp generate {run} --problem 0")
+
+
+def generate(
+    run: RunFolder,
+    prompt: Annotated[str | None, typer.Option(help="Text to continue.")] = None,
+    problem: Annotated[int | None, typer.Option(help="Or the number of a problem of the run's task.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the most probable tokens.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the fewest tokens that are this probable.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    config: ConfigFile = None,
+) -> None:
+    """Continue a prompt, live: accepted drafts of the extra heads in colour, refused ones struck out."""
+    from wmtp.console import console
+
+    found, environment = load_run(run, None, config)
+    from wmtp.decode.sampling import Sampling
+    from wmtp.decode.show import show_generation
+
+    sampling = Sampling(temperature, top_p, seed)
+    show_generation(console(), run, found, environment, prompt, problem, max_new_tokens, sampling)
+
+
+def _other_task(task: str | None) -> list[str]:
+    """Overrides for another task: what the recipe says of its own task's protocol and data does not count."""
+    from wmtp.config import PROTOCOL_KEYS
+
+    if task is None:
+        return []
+    forgotten = [f"evaluate.{key}=null" for key in ("protocol", "data", *PROTOCOL_KEYS)]
+    return [*forgotten, f"evaluate.task={task}"]
+
+
+def _evaluate_samples(
+    samples: Path,
+    task: str | None,
+    overrides: list[str],
+    k: str | None,
+    config: Path | None,
+    consent: bool,
+) -> None:
+    from wmtp.config import load
+    from wmtp.console import console, evaluation_table
+
+    if overrides and "=" not in overrides[0]:
+        raise WMTPError(f"--samples: goes without a run ({overrides[0]}); name the task with --task")
+    if task is None:
+        raise WMTPError("--samples: say with --task which task the completions are for")
+    found, _ = load(None, config, [*_other_task(task), *overrides, *consent_overrides(consent)])
+    from wmtp.evaluate.foreign import evaluate_samples
+
+    wanted = None if k is None else _whole_numbers("--k", k)
+    console().print(evaluation_table(evaluate_samples(samples, found, wanted)))
+    print(f"results: {samples}_results.jsonl")
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
+    numbers = [int(part) if part.isdecimal() else 0 for part in text.split(",")]
+    if 0 in numbers:
+        raise WMTPError(f"{option} {text}: should be whole numbers from 1, separated by commas")
+    return numbers
+
+
+def _measure_heads(run: Path, recipe: "Recipe", config: "Config") -> None:
+    from wmtp.console import console
+    from wmtp.evaluate.heads import evaluate_heads
+    from wmtp.report.measures import for_terminal, heads_table
+
+    console().print(for_terminal(heads_table(evaluate_heads(run, recipe, config))))
+
+
+def _measure_speed(
+    run: Path, recipe: "Recipe", config: "Config", batch_sizes: str | None, repeats: int
+) -> None:
+    from wmtp.console import console
+    from wmtp.evaluate.speed import evaluate_speed
+    from wmtp.report.measures import for_terminal, speed_table
+
+    sizes = (
+        [recipe.evaluate.batch_size] if batch_sizes is None else _whole_numbers("--batch-sizes", batch_sizes)
+    )
+    console().print(for_terminal(speed_table(evaluate_speed(run, recipe, config, sizes, repeats))))
+
+
+def _run_lm_eval(run: Path, recipe: "Recipe", config: "Config", tasks: str) -> None:
+    from importlib.util import find_spec
+
+    from wmtp.console import console
+    from wmtp.report.measures import for_terminal, lm_eval_table
+
+    if find_spec("lm_eval") is None:
+        raise WMTPError("--lm-eval: lm_eval is not installed; pip install 'wmtp[lm-eval]'")
+    from wmtp.evaluate.lm_eval import evaluate_lm_eval
+
+    console().print(for_terminal(lm_eval_table(evaluate_lm_eval(run, recipe, config, tasks.split(",")))))

@@ -1,0 +1,54 @@
+"""What several commands share: arguments, options, and how they become a recipe and an environment."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wmtp.errors import WMTPError
+
+if TYPE_CHECKING:
+    from wmtp.config import Config, Recipe
+
+RecipeFile = Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped recipe.")]
+RunFolder = Annotated[Path, typer.Argument(help="Run directory.")]
+RunOrComparison = Annotated[Path, typer.Argument(help="A run or a comparison.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key.sub=value …")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Environment file (paths, devices).")]
+Consent = Annotated[bool, typer.Option("--allow-code-execution", help="Run what the model writes.")]
+
+
+def load_recipe(
+    recipe: str, overrides: list[str] | None, config: Path | None, consent: bool = False
+) -> "tuple[Recipe, Config]":
+    from wmtp.catalogue import find_recipe
+    from wmtp.config import load
+
+    return load(find_recipe(recipe), config, [*(overrides or []), *consent_overrides(consent)])
+
+
+def load_run(
+    run: Path, overrides: list[str] | None, config: Path | None, consent: bool = False
+) -> "tuple[Recipe, Config]":
+    from wmtp.config import load
+
+    if not (run / "recipe.yaml").exists():
+        raise WMTPError(f"{run}: not a run directory (no recipe.yaml)")
+    saved = run / "config.yaml"
+    return load(run / "recipe.yaml", config or saved, [*(overrides or []), *consent_overrides(consent)])
+
+
+def consent_overrides(given: bool) -> list[str]:
+    return ["evaluate.allow_code_execution=true"] if given else []
+
+
+def track(directory: Path, config: "Config") -> None:
+    """Deliver to MLflow what a command has just added, if MLflow is enabled."""
+    from wmtp.tracking.tracker import Tracker
+
+    with Tracker(directory, config, live=False):
+        pass
+
+
+def show_next(*commands: str) -> None:
+    print("next: " + "\n      ".join(commands))

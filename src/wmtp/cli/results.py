@@ -1,0 +1,118 @@
+"""Commands that show what there is, and that hand results on."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wmtp.cli.options import ConfigFile, Overrides, RunFolder, RunOrComparison, load_run, track
+from wmtp.errors import WMTPError
+
+
+def inspect(
+    run: RunFolder,
+    overrides: Overrides = None,
+    text: Annotated[str | None, typer.Option(help="Text whose tokens to weigh.")] = None,
+    sample: Annotated[int, typer.Option(min=0, help="Or the number of a training document.")] = 0,
+    scorer: Annotated[str | None, typer.Option(help="Another scorer than the run's.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write a page.")] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Show the weight of every token of a text or of a training document."""
+    from wmtp.console import console
+    from wmtp.report.terminal import render_token_weights, weight_legend
+
+    changes = [*(overrides or []), *([f"train.scorer={scorer}"] if scorer else [])]
+    found, environment = load_run(run, changes, config)
+    from wmtp.experiment.samples import inspect_document
+
+    shown = inspect_document(run, found, environment, text, sample)
+    arm = next(iter(shown.weights))
+    console().print(render_token_weights(shown, arm), weight_legend(), sep="\n\n")
+    if html is not None:
+        from wmtp.report.html import write_inspect_html
+
+        print(write_inspect_html([shown], html))
+
+
+def report(directory: RunOrComparison) -> None:
+    """Write report.html: one self-contained page."""
+    from wmtp.experiment.results import COMPARISON_FILE
+    from wmtp.report.html import write_comparison_report, write_run_report
+
+    if not directory.is_dir():
+        raise WMTPError(f"{directory}: no such run directory")
+    is_comparison = (directory / COMPARISON_FILE).exists()
+    print(write_comparison_report(directory) if is_comparison else write_run_report(directory))
+    if (directory / "recipe.yaml").exists():
+        track(directory, load_run(directory, None, None)[1])
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="A run, or one of its checkpoints.")],
+    output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("model"),
+    next_token_only: Annotated[
+        bool,
+        typer.Option("--next-token-only", help="Without extra heads: a plain model that any tool loads."),
+    ] = False,
+) -> None:
+    """Write a model as a folder of transformers, with consolidated safetensors."""
+    from wmtp.model.export import export_run
+
+    print(f"exported {export_run(run, output, next_token_only)}: {output}")
+
+
+def mlflow(directory: RunOrComparison, config: ConfigFile = None) -> None:
+    """Deliver to MLflow what a run or a comparison has recorded and MLflow does not have yet."""
+    _, environment = load_run(directory, None, config)
+    from wmtp.tracking.deliver import deliver_all
+
+    print(deliver_all(directory, environment, print))
+
+
+def register(
+    directory: Annotated[Path, typer.Argument(help="A run, or a comparison whose best arm to register.")],
+    name: Annotated[str, typer.Option(help="Registered model in MLflow.")],
+    force: Annotated[bool, typer.Option("--force", help="Make it the champion in any case.")] = False,
+    config: ConfigFile = None,
+) -> None:
+    """Register a model in MLflow; a comparison's best arm becomes champion if it beats the present one."""
+    _, environment = load_run(directory, None, config)
+    from wmtp.model.export import export_run
+    from wmtp.tracking.models import register as register_model
+
+    print(register_model(directory, name, environment, export_run, force=force))
+
+
+def list_names(
+    what: Annotated[str, typer.Argument(help="scorers, tasks, protocols, sources, recipes, or all.")] = "all",
+) -> None:
+    """List what can be named in a recipe."""
+    from wmtp.catalogue import catalogue
+    from wmtp.registry import did_you_mean
+
+    known = catalogue()
+    if what != "all" and what not in known:
+        raise WMTPError(f"ls: nothing is called {what!r}; {did_you_mean(what, [*known, 'all'])}")
+    for kind, names in known.items():
+        if what in ("all", kind):
+            print(f"{kind}:")
+            for name, about in names.items():
+                print(f"  {name:<18} {about}")
+
+
+def env(config: ConfigFile = None) -> None:
+    """Print versions, hardware and isolation, ready to paste into a bug report."""
+    from wmtp.config import load
+    from wmtp.environment import describe
+    from wmtp.evaluate.sandbox import describe as describe_sandbox
+
+    _, environment = load(None, config)
+    for name, value in describe(environment.devices).items():
+        print(f"{name}: {value}")
+    sandbox = describe_sandbox()
+    unavailable = sandbox.pop("unavailable")
+    for name, value in sandbox.items():
+        print(f"sandbox {name}: {value}")
+    for level, reason in unavailable.items():
+        print(f"sandbox without {level}: {reason}")
