@@ -126,22 +126,22 @@ def test_what_basic_admits(person: Person) -> None:
 
 LANDLOCK = """
 import os
-from wmtp.evaluate.sandbox.isolated import kernel, landlock, launch
+from wmtp.evaluate.sandbox.isolated import kernel, landlock, paths
 kernel.no_new_privileges()
 here = landlock.READ | landlock.WRITE | landlock.KEEP_HOUSE
-rights = {".": here} | dict.fromkeys(launch.readable_paths(), landlock.READ)
+rights = {".": here} | dict.fromkeys(paths.readable_paths(), landlock.READ)
 landlock.enter(landlock.ruleset(rights))
 """
 BUBBLEWRAP = """
 import os, sys
-from wmtp.evaluate.sandbox.isolated import launch
-command = launch.bubblewrap(None, os.getcwd(), ["-I", "-S", "-c", sys.argv[1]])
+from wmtp.evaluate.sandbox import bubblewrap
+command = bubblewrap.command(os.getcwd(), ["-I", "-S", "-c", sys.argv[1]])
 os.execvp(command[0], command)
 """
 SECCOMP = """
 from wmtp.evaluate.sandbox.isolated import kernel, seccomp
 kernel.no_new_privileges()
-seccomp.install(False)
+kernel.filter_system_calls(seccomp.program(seccomp.machine(), False))
 """
 
 

@@ -124,7 +124,9 @@ print(execution.verdict, execution.message)
 """
     environment = {"PYTHONPATH": PACKAGE}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
-    assert done.stdout.startswith("error the candidate's process did not start"), done.stdout + done.stderr
+    assert done.stdout.startswith("error the judge ended without a verdict: bwrap: "), (
+        done.stdout + done.stderr
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has kernel isolation")

@@ -26,12 +26,18 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
 
 
+def is_bubblewrap(pid: int) -> bool:
+    return Path(f"/proc/{pid}/comm").read_text() == "bwrap\n"
+
+
 def servers() -> list[int]:
-    """Processes of judge servers: children of this one."""
+    """Processes of judge servers: children of this one, or of its bubblewraps."""
     return [
         pid
         for pid in descendants(os.getpid())
-        if parent(pid) == os.getpid() and b"isolated.server" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"isolated.server" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        and not is_bubblewrap(pid)
+        and (parent(pid) == os.getpid() or is_bubblewrap(parent(pid)))
     ]
 
 
@@ -98,8 +104,8 @@ def test_programs_do_not_share_a_judge() -> None:
 
 
 def test_nothing_starts_after_closing() -> None:
-    closed = Servers()
+    closed = Servers("basic")
     closed.close()
     with pytest.raises(OSError, match="stopped"):
-        closed.judge(b"", 1)
+        closed.judge({}, 1)
     assert servers() == []

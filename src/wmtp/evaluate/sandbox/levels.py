@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wmtp.errors import WMTPError
-from wmtp.evaluate.sandbox.isolated import kernel, launch
+from wmtp.evaluate.sandbox import bubblewrap
 
 BASIC, KERNEL, NAMESPACES = "basic", "kernel", "namespaces"
 LEVELS = (NAMESPACES, KERNEL, BASIC)
@@ -87,7 +87,7 @@ def _bubblewrap_problem() -> str:
         return "bubblewrap (bwrap) is not installed"
     try:
         with tempfile.TemporaryDirectory() as workdir:
-            command = launch.bubblewrap(kernel.unprivileged_id(), workdir, ["--version"])
+            command = bubblewrap.command(workdir, ["--version"])
             done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"bubblewrap: {error}"

@@ -2,22 +2,18 @@
 
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 from typing import Any
 
-from wmtp.evaluate.sandbox.directories import remove_tree
-from wmtp.evaluate.sandbox.isolated import landlock, wire
+from wmtp.evaluate.sandbox.isolated import landlock
 from wmtp.evaluate.sandbox.levels import choose
 from wmtp.evaluate.sandbox.program import Execution, Limits, Program, StdinProgram, Verdict
 from wmtp.evaluate.sandbox.servers import Report, Servers
 
 AnyProgram = Program | StdinProgram
-
-_REQUEST_LIMIT = 1 << 30
 
 
 def execute(program: AnyProgram, limits: Limits, isolation: str = "auto") -> Execution:
@@ -34,9 +30,9 @@ def execute(program: AnyProgram, limits: Limits, isolation: str = "auto") -> Exe
     Raises:
         WMTPError: this machine does not have the isolation.
     """
-    servers = Servers()
+    servers = Servers(choose(isolation, _probe).level)
     try:
-        return _execute(program, limits, choose(isolation, _probe).level, servers)
+        return _execute(program, limits, servers)
     finally:
         servers.close()
 
@@ -59,15 +55,14 @@ def execute_all(
         WMTPError: this machine does not have the isolation.
     """
     workers = workers or _cores()
-    level = choose(isolation, _probe).level
-    servers = Servers()
+    servers = Servers(choose(isolation, _probe).level)
     queue = enumerate(programs)
     pending: dict[Future[Execution], int] = {}
     with ThreadPoolExecutor(workers, thread_name_prefix="sandbox") as pool:
         try:
             while True:
                 while len(pending) < 2 * workers and (item := next(queue, None)):
-                    pending[pool.submit(_execute, item[1], limits, level, servers)] = item[0]
+                    pending[pool.submit(_execute, item[1], limits, servers)] = item[0]
                 if not pending:
                     return
                 done, _ = wait(pending, return_when=FIRST_COMPLETED)
@@ -103,10 +98,10 @@ def describe(isolation: str = "auto") -> dict[str, Any]:
 def _probe(level: str) -> tuple[str, dict[str, Any]]:
     """Run a program at a level: why it could not (empty if it could), and what it found."""
     program = Program("probe", "def probe(): return 1", ("assert probe() == 1",))
-    servers = Servers()
+    servers = Servers(level)
     try:
         for _ in range(2):
-            report = _attempt(program, Limits(), level, servers)
+            report = _attempt(program, Limits(), servers)
             if report.verdict == Verdict.PASSED:
                 return "", report.facts
     finally:
@@ -118,11 +113,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _execute(program: AnyProgram, limits: Limits, level: str, servers: Servers) -> Execution:
-    report = _attempt(program, limits, level, servers)
+def _execute(program: AnyProgram, limits: Limits, servers: Servers) -> Execution:
+    report = _attempt(program, limits, servers)
     seconds = report.seconds
     if report.verdict == Verdict.ERROR:
-        report = _attempt(program, limits, level, servers)
+        report = _attempt(program, limits, servers)
         seconds += report.seconds
         if report.judge_killed:
             report = replace(report, verdict="failed")
@@ -130,26 +125,17 @@ def _execute(program: AnyProgram, limits: Limits, level: str, servers: Servers) 
     return Execution(Verdict(report.verdict), report.message, seconds, inside, report.public)
 
 
-def _attempt(program: AnyProgram, limits: Limits, level: str, servers: Servers) -> Report:
+def _attempt(program: AnyProgram, limits: Limits, servers: Servers) -> Report:
+    started = time.monotonic()
     try:
-        workdir = tempfile.mkdtemp(prefix="wmtp-sandbox-")
-    except OSError as error:
-        return Report("error", f"no temporary directory: {error}")
-    try:
-        started = time.monotonic()
-        report = servers.judge(_request(program, limits, level, workdir), limits.wall_seconds)
-        return replace(report, seconds=time.monotonic() - started)
+        report = servers.judge(_request(program, limits, servers.level), limits.wall_seconds)
     except OSError as error:
         return Report("error", f"the sandbox cannot start a process: {error}")
-    finally:
-        remove_tree(workdir)
+    return replace(report, seconds=time.monotonic() - started)
 
 
-def _request(program: AnyProgram, limits: Limits, level: str, workdir: str) -> bytes:
-    request: dict[str, object] = {
-        "plan": {**asdict(limits), "level": level, "workdir": workdir},
-        "code": program.code,
-    }
+def _request(program: AnyProgram, limits: Limits, level: str) -> dict[str, Any]:
+    request: dict[str, Any] = {"plan": {**asdict(limits), "level": level}, "code": program.code}
     if isinstance(program, StdinProgram):
         cases = (program.public, program.private)
         request["cases"] = tuple([(case.stdin, case.stdout) for case in kind] for kind in cases)
@@ -159,4 +145,4 @@ def _request(program: AnyProgram, limits: Limits, level: str, workdir: str) -> b
             "tests": list(program.tests),
             "tests_inside": program.tests_inside,
         }
-    return wire.encode(request, _REQUEST_LIMIT)
+    return request

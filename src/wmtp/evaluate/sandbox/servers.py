@@ -1,21 +1,27 @@
 """The evaluator's side of the judge servers: starting them, talking to them, and leaving nothing of them behind."""
 
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wmtp.evaluate.sandbox import bubblewrap
+from wmtp.evaluate.sandbox.directories import remove_tree
 from wmtp.evaluate.sandbox.isolated import kernel, wire
 from wmtp.evaluate.sandbox.isolated.channel import Channel, ClosedError, DeadlineError, SizeError
 from wmtp.evaluate.sandbox.isolated.session import BOOT
+from wmtp.evaluate.sandbox.levels import NAMESPACES
 
 _DIRECTORY = str(Path(__file__).parent)
 _GRACE = 0.7
 _KILL_ROUNDS = 100
 _MESSAGE_LIMIT = 1 << 20
+_REQUEST_LIMIT = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -35,22 +41,38 @@ class Report:
 
 
 class Server:
-    """A process that forks a judge for each program. It dies with the thread that started it.
+    """A process that forks a judge for each program, and a place for their files.
+
+    It dies with the thread that starts it.
+
+    Args:
+        level: one of `LEVELS`.
 
     Raises:
         OSError: it cannot be started.
     """
 
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", BOOT.format("server"), _DIRECTORY],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd="/",
-            env={},
-            start_new_session=True,
-        )
+    def __init__(self, level: str) -> None:
+        self._place = tempfile.mkdtemp(prefix="wmtp-sandbox-")
+        os.chmod(self._place, 0o711)
+        number = str(threading.get_native_id())
+        arguments = ["-I", "-S", "-c", BOOT.format("server"), _DIRECTORY, number]
+        command = [sys.executable, *arguments]
+        if level == NAMESPACES:
+            command = bubblewrap.command(self._place, arguments)
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd="/",
+                env={},
+                start_new_session=True,
+            )
+        except OSError:
+            remove_tree(self._place)
+            raise
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._channel = Channel(
@@ -58,30 +80,43 @@ class Server:
         )
         self._in_use = threading.RLock()
 
-    def judge(self, request: bytes, wall_seconds: float) -> tuple[Report, bool]:
+    def judge(self, request: dict[str, Any], wall_seconds: float) -> tuple[Report, bool]:
         """Have one program judged, in `wall_seconds` and a grace period at most.
 
         Returns:
             The report, and whether the server is still good for another program.
+
+        Raises:
+            OSError: there is no room for the program's directory.
         """
-        said: dict[str, Any] = {}
         with self._in_use:
-            self._channel.deadline = time.monotonic() + wall_seconds + _GRACE
-            try:
-                self._channel.send(request)
-                while "ended" not in said:
-                    message: Any = wire.decode(self._channel.receive())
-                    said[message[0]] = message[1:]
-            except DeadlineError:
-                if "verdict" not in said and "started" in said:
-                    return Report("timeout", f"no verdict within {wall_seconds:g} s"), False
-                if "verdict" not in said:
-                    return Report("error", "the judge did not start the program in time"), False
-            except (ClosedError, SizeError, wire.WireError):
-                pass
-            if "verdict" in said:
-                return Report(*said["verdict"]), "ended" in said
-            return self._without_verdict(said), False
+            workdir = tempfile.mkdtemp(dir=self._place)
+            plan = {**request["plan"], "workdir": workdir}
+            report, is_good = self._converse(
+                wire.encode({**request, "plan": plan}, _REQUEST_LIMIT), wall_seconds
+            )
+            if is_good:
+                remove_tree(workdir)
+            return report, is_good
+
+    def _converse(self, request: bytes, wall_seconds: float) -> tuple[Report, bool]:
+        said: dict[str, Any] = {}
+        self._channel.deadline = time.monotonic() + wall_seconds + _GRACE
+        try:
+            self._channel.send(request)
+            while "ended" not in said:
+                message: Any = wire.decode(self._channel.receive())
+                said[message[0]] = message[1:]
+        except DeadlineError:
+            if "verdict" not in said and "started" in said:
+                return Report("timeout", f"no verdict within {wall_seconds:g} s"), False
+            if "verdict" not in said:
+                return Report("error", "the judge did not start the program in time"), False
+        except (ClosedError, SizeError, wire.WireError):
+            pass
+        if "verdict" in said:
+            return Report(*said["verdict"]), "ended" in said
+        return self._without_verdict(said), False
 
     def _without_verdict(self, said: dict[str, Any]) -> Report:
         """The judge came to an end, or its server did; report how."""
@@ -112,30 +147,40 @@ class Server:
         kernel.kill(self._process.pid, group=True)
 
     def end(self) -> str:
-        """Kill the server and let go of it, once no program is being judged.
+        """Kill the server, let go of it and remove its place, once no program is being judged.
 
         Returns:
             The last line that it wrote to its standard error.
         """
         self.kill()
-        with self._in_use, self._process as process:
-            assert process.stderr is not None
-            lines = (
-                [] if process.stderr.closed else process.stderr.read().decode(errors="replace").splitlines()
-            )
+        with self._in_use:
+            with self._process as process:
+                assert process.stderr is not None
+                text = b"" if process.stderr.closed else process.stderr.read()
+            remove_tree(self._place)
+        lines = text.decode(errors="replace").splitlines()
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 class Servers:
-    """The servers of one evaluation, one a thread, so that all of them can be ended."""
+    """The servers of one evaluation, one a thread, so that all of them can be ended.
 
-    def __init__(self) -> None:
+    Args:
+        level: one of `LEVELS`.
+    """
+
+    def __init__(self, level: str) -> None:
+        self.level = level
         self._lock = threading.Lock()
         self._running: dict[int, Server] = {}
         self._closed = False
 
-    def judge(self, request: bytes, wall_seconds: float) -> Report:
+    def judge(self, request: dict[str, Any], wall_seconds: float) -> Report:
         """Have one program judged by this thread's server, which is started or replaced where necessary.
+
+        Args:
+            request: see `judge.conduct`, but for the plan's `workdir`.
+            wall_seconds: after this time and a grace period, all is killed.
 
         Raises:
             OSError: it cannot be started.
@@ -144,7 +189,7 @@ class Servers:
         with self._lock:
             if self._closed:
                 raise InterruptedError("the evaluation was stopped")
-            server = self._running.get(thread) or Server()
+            server = self._running.get(thread) or Server(self.level)
             self._running[thread] = server
         is_good = False
         try:

@@ -6,7 +6,8 @@ import os
 import resource
 import sys
 
-from . import kernel, landlock, launch, seccomp
+from . import kernel, landlock
+from .paths import devices, readable_paths
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     class Plan(TypedDict):
         """Limits as in `Limits`; `level`, as in `levels`; `user`, an id to become, or None; `judge`, the process that
-        started this one.
+        started this one; `filter`, of system calls, as instructions (empty at level basic).
         """
 
         cpu_seconds: float
@@ -28,12 +29,11 @@ if TYPE_CHECKING:
         workdir: str
         user: int | None
         judge: int
+        filter: bytes
 
 
 _MIB = 1 << 20
 _THREADS = 8
-_OUTSIDE = 0
-"""What a process sees as its parent that is in none of its namespaces."""
 
 
 def confine(plan: Plan) -> dict[str, bool]:
@@ -50,10 +50,11 @@ def confine(plan: Plan) -> dict[str, bool]:
         os.setsid()
     os.chdir(str(plan["workdir"]))
     os.umask(0o077)
-    os.environ.pop("PWD", None)  # which bubblewrap sets
     library = _open_library()
     rules = landlock.ruleset(_rights()) if by_kernel else None
-    _limit(plan, _THREADS if by_kernel else 0)  # without a filter, they could as well be processes
+    threads = _THREADS if by_kernel else 0  # without a filter, they could as well be processes
+    companions = 2 if plan["level"] == "namespaces" and plan["user"] is None else 0  # server and judge
+    _limit(plan, plan["processes"] + 1 + threads + companions)
     no_new_privileges = kernel.no_new_privileges()
     if plan["user"] is not None:
         _become(plan["user"])
@@ -68,22 +69,22 @@ def confine(plan: Plan) -> dict[str, bool]:
         "system_calls_filtered": by_kernel,
         "own_namespaces": plan["level"] == "namespaces",
     }
-    if os.getppid() != (plan["judge"] if plan["level"] != "namespaces" else _OUTSIDE):
+    if os.getppid() != plan["judge"]:
         os._exit(1)
     _keep_library_readable(library)
     if rules is not None:
         landlock.enter(rules)
-        seccomp.install(plan["processes"] > 0)
+        kernel.filter_system_calls(plan["filter"])
     return facts
 
 
-def _limit(plan: Plan, threads: int) -> None:
+def _limit(plan: Plan, processes: int) -> None:
     cpu = int(-(-plan["cpu_seconds"] // 1))
     limits = {
         resource.RLIMIT_CPU: (cpu, cpu + 1),  # a signal that can be ignored, then one that cannot
         resource.RLIMIT_FSIZE: 2 * (plan["file_mib"] * _MIB,),
         resource.RLIMIT_NOFILE: 2 * (plan["open_files"],),
-        resource.RLIMIT_NPROC: 2 * (plan["processes"] + 1 + threads,),
+        resource.RLIMIT_NPROC: 2 * (processes,),
         resource.RLIMIT_CORE: (0, 0),
     }
     if kernel.LINUX:  # macOS refuses a limit on the address space
@@ -104,8 +105,8 @@ def _become(user: int) -> None:
 
 def _rights() -> dict[str, int]:
     """What Landlock is to leave open."""
-    rights = dict.fromkeys(launch.readable_paths(), landlock.READ)
-    rights |= dict.fromkeys(launch.devices(), landlock.READ | landlock.WRITE)
+    rights = dict.fromkeys(readable_paths(), landlock.READ)
+    rights |= dict.fromkeys(devices(), landlock.READ | landlock.WRITE)
     rights["."] = landlock.READ | landlock.WRITE | landlock.KEEP_HOUSE
     return rights
 

@@ -13,7 +13,7 @@ import os
 import resource
 import sys
 
-from . import kernel, stdio
+from . import kernel, seccomp, stdio
 from .session import Candidate, Failure, Unable
 
 TYPE_CHECKING = False
@@ -35,22 +35,24 @@ _MODULES = frozenset({
 _ABSENT = {"class": "a class", "module": "a module", "unsendable": "not plain data"}
 
 
-def conduct(request: Any, facts: dict[str, bool], report: Callable[..., None]) -> None:
+def conduct(request: Any, user: int | None, facts: dict[str, bool], report: Callable[..., None]) -> None:
     """Judge one program.
 
     Args:
         request: `plan`, the limits; `code`; and either `cases`, public and private ones, each (stdin, stdout), or
             `setup`, `tests` and `tests_inside`.
+        user: an id for the candidate to become, if this process can change it.
         facts: what is already known of the isolation.
         report: is told when a candidate's process has started, and the verdict.
     """
     plan = request["plan"]
     plan["judge"] = os.getpid()
-    plan["user"] = kernel.unprivileged_id()
+    plan["user"] = user
 
     def start(plan: Any, stdin: str | None = None) -> Candidate:
         candidate = Candidate(plan, sys.argv[1])
-        report("started", candidate.pid, plan["user"] is not None or plan["level"] != "basic")
+        seen_from_outside = 0 if plan["level"] == "namespaces" else candidate.pid
+        report("started", seen_from_outside, plan["user"] is not None or plan["level"] != "basic")
         try:
             facts.update(candidate.prepare(stdin))
         except Unable:
@@ -60,6 +62,7 @@ def conduct(request: Any, facts: dict[str, bool], report: Callable[..., None]) -
 
     public = None
     try:
+        plan["filter"] = system_call_filter(plan)
         if "cases" in request:
             shown, hidden = request["cases"]
             verdict, message, public = stdio.judge(plan, request["code"], shown, hidden, start)
@@ -130,6 +133,20 @@ def judge_inside(candidate: Candidate, code: str, setup: str, tests: list[str]) 
         return "passed", ""
     position, message = raised
     return "failed", _where(position, tests) + message
+
+
+def system_call_filter(plan: Any) -> bytes:
+    """The filter for a candidate's process, empty at level basic.
+
+    Raises:
+        Unable: there is none for this machine.
+    """
+    if plan["level"] == "basic":
+        return b""
+    try:
+        return seccomp.program(seccomp.machine(), plan["processes"] > 0)
+    except OSError as error:
+        raise Unable(str(error)) from None
 
 
 @functools.lru_cache(maxsize=128)

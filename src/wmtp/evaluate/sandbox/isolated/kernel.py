@@ -1,7 +1,14 @@
 """What the operating system offers a process that wants to confine itself, without third-party packages."""
 
+from __future__ import annotations
+
 import os
+import struct
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 LINUX = sys.platform == "linux"
 
@@ -15,19 +22,49 @@ _PR_SET_SECCOMP = 22
 _PR_SET_NO_NEW_PRIVS = 38
 _SECCOMP_MODE_FILTER = 2
 
-_HIGH_ID, _LOW_ID, _LOW_SPAN = 0x7000_0000, 20_000, 40_000
-"""Where per-program user ids start: a range that no system assigns, and one for containers that map 65,536 ids."""
+_HIGH_ID, _HIGH_SPAN, _LOW_ID, _LOW_SPAN = 0x7000_0000, 0x0800_0000, 20_000, 40_000
+"""Where the programs' user ids start: a range that no system assigns, and one for containers that map 65,536 ids."""
 
-_NEEDED_CAPABILITIES = {"chown": 0, "dac_override": 1, "kill": 5, "setgid": 6, "setuid": 7}
+NEEDED_CAPABILITIES = {"chown": 0, "dac_override": 1, "kill": 5, "setgid": 6, "setuid": 7}
 _CAPABILITY_VERSION_3 = 0x2008_0522
 
+_functions: dict[str, Callable[..., int]] = {}
 
-def _prctl(option: int, argument: int) -> bool:
-    if not LINUX:
-        return False
-    import ctypes
 
-    return ctypes.CDLL(None).prctl(option, argument, 0, 0, 0) == 0  # type: ignore[no-any-return]
+def _c_function(name: str) -> Callable[..., int]:
+    """A function of the C library, from whole numbers, bytes and None (a null pointer) to a whole number.
+
+    By `_ctypes`, what `ctypes` is made of: to import that one takes as long as a tenth of a short program.
+    """
+    if name in _functions:
+        return _functions[name]
+    import _ctypes
+
+    class Long(_ctypes._SimpleCData):  # type: ignore[type-arg]
+        _type_ = "l"
+
+    class Function(_ctypes.CFuncPtr):
+        _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+        _restype_ = Long
+
+    function = Function(_ctypes.dlsym(_ctypes.dlopen(None, 0), name))  # type: ignore[arg-type]
+
+    def call(*arguments: int | bytes | None) -> int:
+        return function(*[Long(a) if isinstance(a, int) else a for a in arguments])  # type: ignore[no-any-return]
+
+    _functions[name] = call
+    return call
+
+
+def _last_error(doing: str) -> OSError:
+    import _ctypes
+
+    number = _ctypes.get_errno()
+    return OSError(number, f"{doing}: {os.strerror(number)}")
+
+
+def _prctl(option: int, *arguments: int | bytes) -> bool:
+    return LINUX and _c_function("prctl")(option, *arguments, *(4 - len(arguments)) * (0,)) == 0
 
 
 def system_call(number: int, *arguments: int | bytes | None) -> int:
@@ -36,28 +73,34 @@ def system_call(number: int, *arguments: int | bytes | None) -> int:
     Raises:
         OSError: it failed.
     """
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.syscall.restype = ctypes.c_long
-    words = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
-    result: int = libc.syscall(ctypes.c_long(number), *words)
+    result = _c_function("syscall")(number, *arguments)
     if result < 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        raise _last_error(f"system call {number}")
     return result
 
 
 def filter_system_calls(program: bytes) -> None:
-    """Install a filter, a `struct sock_fprog`.
+    """Filter the system calls of the calling process from now on; it must have given up new privileges.
+
+    Args:
+        program: instructions for the kernel, 8 bytes each; see `seccomp`.
 
     Raises:
         OSError: the kernel refused it.
     """
-    import ctypes
+    import _ctypes
 
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, program, 0, 0):
-        raise OSError(ctypes.get_errno(), f"no system call filter: {os.strerror(ctypes.get_errno())}")
+    class Char(_ctypes._SimpleCData):  # type: ignore[type-arg]
+        _type_ = "c"
+
+    class Instructions(_ctypes.Array):  # type: ignore[type-arg]
+        _type_ = Char
+        _length_ = len(program)
+
+    instructions = Instructions.from_buffer_copy(program)
+    descriptor = struct.pack("HP", len(program) // 8, _ctypes.addressof(instructions))
+    if not _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, descriptor):
+        raise _last_error("no system call filter")
 
 
 def die_with_parent() -> bool:
@@ -84,24 +127,31 @@ def drop_capabilities() -> bool:
     """Give up every capability; for a root that cannot become another user."""
     if not LINUX:
         return False
-    import ctypes
-
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    nothing = (ctypes.c_uint32 * 6)()
-    return ctypes.CDLL(None).capset(header, nothing) == 0  # type: ignore[no-any-return]
+    header = struct.pack("Ii", _CAPABILITY_VERSION_3, 0)
+    return _c_function("capset")(header, bytes(24)) == 0
 
 
-def unprivileged_id() -> int | None:
-    """A user and group id for one program, its own while this process lives; None when this user cannot change."""
-    if os.geteuid() != 0:
-        return None
-    if not LINUX:
-        return _HIGH_ID + os.getpid()
+def can_change_user() -> bool:
+    """Whether this process may start others under another user, and manage them and their files."""
+    if os.geteuid() != 0 or not LINUX:
+        return os.geteuid() == 0
     with open("/proc/self/status") as status:
         effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff:"))
-    if not all(effective >> bit & 1 for bit in _NEEDED_CAPABILITIES.values()):
+    return all(effective >> bit & 1 for bit in NEEDED_CAPABILITIES.values())
+
+
+def unprivileged_id(number: int) -> int | None:
+    """A user and group id for the programs of one server; None when this user cannot change.
+
+    Args:
+        number: of the thread that started the server, which no other thread on the machine has.
+    """
+    if not can_change_user():
         return None
-    for candidate in (_HIGH_ID + os.getpid(), _LOW_ID + os.getpid() % _LOW_SPAN):
+    high, low = _HIGH_ID + number % _HIGH_SPAN, _LOW_ID + number % _LOW_SPAN
+    if not LINUX:
+        return high
+    for candidate in (high, low):
         if _mapped("/proc/self/uid_map", candidate) and _mapped("/proc/self/gid_map", candidate):
             return candidate
     return None

@@ -8,11 +8,10 @@ See https://docs.kernel.org/userspace-api/seccomp_filter.html.
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 import sys
-
-from . import kernel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,6 +105,7 @@ def rules(processes: bool) -> tuple[dict[str, tuple[int | None, int | None]], di
     return _NUMBERS | _STARTING_PROCESSES, _ARGUMENTS | {"clone": _CLONE_FOR_PROCESSES}
 
 
+@functools.lru_cache
 def program(machine: str, processes: bool) -> bytes:
     """The filter as instructions for the kernel.
 
@@ -134,18 +134,9 @@ def program(machine: str, processes: bool) -> bytes:
     return b"".join([*code, _instruction(_RETURN, _REFUSE)])
 
 
-def install(processes: bool) -> None:
-    """Filter the system calls of the calling process from now on; it must have given up new privileges.
-
-    Raises:
-        OSError: there is no filter for this machine, or the kernel refused it.
-    """
-    import ctypes
-
-    machine = os.uname().machine if sys.maxsize > 1 << 32 else "32-bit"
-    code = program(machine, processes)
-    instructions = ctypes.create_string_buffer(code, len(code))
-    kernel.filter_system_calls(struct.pack("HP", len(code) // 8, ctypes.addressof(instructions)))
+def machine() -> str:
+    """This process's machine, as `program` takes it."""
+    return os.uname().machine if sys.maxsize > 1 << 32 else "32-bit"
 
 
 def _decide(rule: Rule | None) -> list[bytes]:

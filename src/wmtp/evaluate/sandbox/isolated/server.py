@@ -5,14 +5,13 @@ It runs neither tests nor a candidate's code, so that each judge begins in the s
 
 from __future__ import annotations
 
-import ctypes  # noqa: F401 (loaded once here, not once in every judge)
 import os
 import resource
 from contextlib import suppress
 
 from . import kernel, wire
 from .channel import Channel, ClosedError
-from .judge import compile_tests, conduct
+from .judge import compile_tests, conduct, system_call_filter
 from .session import Unable, end_descendants
 
 TYPE_CHECKING = False
@@ -23,40 +22,46 @@ _MESSAGE = 300
 _MESSAGE_LIMIT = 1 << 30
 
 
-def main() -> None:
+def main(number: int) -> None:
     """Read programs from standard input until it ends; report on what was standard output.
 
-    Every report is a tuple: ("started", process id of the candidate, whether it is unable to signal its judge),
-    ("verdict", verdict, message, facts, public) and ("ended", exit code of the judge).
+    Every report is a tuple: ("started", process id of the candidate as seen from outside, or 0 if that is not known,
+    whether it is unable to signal its judge), ("verdict", verdict, message, facts, public) and ("ended", exit code of
+    the judge).
+
+    Args:
+        number: see `unprivileged_id`.
     """
     channel = Channel(*_take_over_pipes(), _MESSAGE_LIMIT, float("inf"))
     kernel.die_with_parent()
     kernel.protect_memory(True)
     kernel.adopt_orphans()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    user = kernel.unprivileged_id(number)
     while True:
         try:
             request: Any = wire.decode(channel.receive())
         except ClosedError:
             os._exit(0)
-        _compile_ahead(request)
+        _prepare(request)
         server = os.getpid()
         judge = os.fork()
         if judge == 0:
-            _judge(request, channel, server)
+            _judge(request, user, channel, server)
         _, status = os.waitpid(judge, 0)
         end_descendants()
         channel.send(wire.encode(("ended", os.waitstatus_to_exitcode(status)), _MESSAGE_LIMIT))
 
 
-def _compile_ahead(request: Any) -> None:
-    """Compile the tests in the process that is there for the next program, too."""
-    if "tests" in request:
-        with suppress(Unable):  # the judge finds out, and says so
+def _prepare(request: Any) -> None:
+    """Do what the judge of the next program would do again, in the process that stays and remembers it."""
+    with suppress(Unable):  # the judge finds out, and says so
+        system_call_filter(request["plan"])
+        if "tests" in request:
             compile_tests(request["setup"], tuple(request["tests"]))
 
 
-def _judge(request: Any, channel: Channel, server: int) -> None:
+def _judge(request: Any, user: int | None, channel: Channel, server: int) -> None:
     """What the forked process does; it does not return."""
     try:
         facts = {
@@ -65,7 +70,7 @@ def _judge(request: Any, channel: Channel, server: int) -> None:
             "orphans_adopted": kernel.adopt_orphans(),
         }
         if os.getppid() == server:
-            conduct(request, facts, lambda *said: channel.send(wire.encode(said, _MESSAGE_LIMIT)))
+            conduct(request, user, facts, lambda *said: channel.send(wire.encode(said, _MESSAGE_LIMIT)))
             os._exit(0)
     except BaseException as error:
         message = f"the judge failed: {type(error).__name__}: {error}"[:_MESSAGE]

@@ -8,9 +8,10 @@ is a failure, and a failure is final: every later call raises it again.
 from __future__ import annotations
 
 import os
+import sys
 import time
 
-from . import kernel, launch, wire
+from . import kernel, wire
 from .channel import Channel, ClosedError, DeadlineError, SizeError
 
 TYPE_CHECKING = False
@@ -62,7 +63,7 @@ class Candidate:
         os.set_inheritable(requests, True)
         os.set_inheritable(replies, True)
         arguments = ["-I", "-S", "-c", BOOT.format("candidate"), directory, str(requests), str(replies)]
-        self.pid = launch.start(plan, arguments)
+        self.pid = _start(plan["workdir"], arguments)
         os.close(requests)
         os.close(replies)
         deadline = time.monotonic() + plan["wall_seconds"]
@@ -239,7 +240,7 @@ class Candidate:
             if pid:
                 kernel.kill(pid, group=True)
                 self.pid = 0
-                return launch.exit_code(self.plan, status), usage.ru_utime + usage.ru_stime
+                return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
             time.sleep(pause)
             pause = min(2 * pause, _SETTLE)
         return None
@@ -252,6 +253,13 @@ class Candidate:
             os.waitpid(self.pid, 0)
         self.channel.close()
         end_descendants()
+
+
+def _start(workdir: str, arguments: list[str]) -> int:
+    """Start an interpreter with nothing on its standard descriptors, and with the inheritable others."""
+    null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
+    environment = {"HOME": workdir, "TMPDIR": workdir}
+    return os.posix_spawn(sys.executable, [sys.executable, *arguments], environment, file_actions=null)
 
 
 def end_descendants() -> None:

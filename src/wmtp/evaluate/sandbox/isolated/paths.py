@@ -1,0 +1,20 @@
+"""The paths outside its own directory that an interpreter needs while it runs."""
+
+import os
+import sys
+
+_SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
+_DEVICES = ("/dev/null", "/dev/random", "/dev/urandom", "/dev/zero")
+_TIME_ZONES = ("/etc/localtime", "/usr/share/zoneinfo")
+
+
+def readable_paths() -> list[str]:
+    """What an interpreter has to read while it runs: its libraries, those of the system, the time zones."""
+    own = [os.path.join(sys.base_prefix, name) for name in ("lib", "lib64")]
+    paths = dict.fromkeys([os.path.dirname(os.__file__), *own, *_SYSTEM_LIBRARIES, *_TIME_ZONES])
+    return [path for path in paths if os.path.exists(path)]
+
+
+def devices() -> list[str]:
+    """Devices that anybody may read from and write to without consequences."""
+    return [path for path in _DEVICES if os.path.exists(path)]
