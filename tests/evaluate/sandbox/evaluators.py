@@ -25,7 +25,7 @@ request = json.load(sys.stdin)
 tempfile.tempdir = request["place"]
 facts = describe(request["isolation"])
 programs = [Program(name, code, tuple(tests)) for name, code, tests in request["programs"]]
-limits = Limits(**request["limits"], memory_mib=256)
+limits = Limits(**{"memory_mib": 256, **request["limits"]})
 outcomes = {}
 for position, execution in execute_all(programs if facts["works"] else [], limits, 2, request["isolation"]):
     outcomes[programs[position].task_id] = [execution.verdict, execution.message, execution.seconds]

@@ -187,6 +187,25 @@ def test_namespaces_stop_their_part_alone(person: Person) -> None:
     assert {name: answer for name, answer in answers.items() if not refused(answer)} == {}
 
 
+THREADS = """
+import threading
+def f(n):
+    gate = threading.Barrier(n + 1)
+    threads = [threading.Thread(target=gate.wait) for _ in range(n)]
+    for thread in threads: thread.start()
+    gate.wait()
+    return n
+"""
+
+
+def test_namespaces_leave_eight_threads_to_every_user(person: Person) -> None:
+    """An ordinary user's server and judge are counted with the program."""
+    programs = [(str(n), THREADS, [f"assert f({n}) == {n}"]) for n in (8, 9)]
+    outcomes = person.judge("namespaces", programs, memory_mib=1024)
+    assert outcomes["8"][0] == "passed", outcomes
+    assert "can't start new thread" in outcomes["9"][1]
+
+
 def refused(answer: str) -> bool:
     """Here a port is closed, not forbidden: nobody listens in an empty network."""
     return answer.startswith((*REFUSALS, "ConnectionRefusedError"))
