@@ -14,7 +14,7 @@ from wmtp.config import EvaluateConfig
 from wmtp.data.sources import Row
 from wmtp.errors import WMTPError
 from wmtp.evaluate.judging import require_consent, sandbox_limits
-from wmtp.evaluate.sandbox import Limits, Program, Verdict, execute_all
+from wmtp.evaluate.sandbox import Limits, Program, Verdict, describe, execute_all
 from wmtp.progress import progress
 from wmtp.storage import sha256_text
 
@@ -65,8 +65,8 @@ def verifier_rewards(
 ) -> NDArray[np.float64]:
     """[rows] float64: 1 where a completion passes its row's own tests in the sandbox, otherwise 0.
 
-    Verdicts are kept in `cache`, one line each as they come, by program, tests and limits: what has been judged once
-    is not executed again, and an interrupted run goes on where it stopped.
+    Verdicts are kept in `cache`, one line each as they come, by program, tests, limits and level of isolation: what
+    has been judged once is not executed again, and an interrupted run goes on where it stopped.
 
     Args:
         rows: with `test_list` and, where the tests need it, `test_setup_code`.
@@ -77,12 +77,12 @@ def verifier_rewards(
             rewards are equal.
     """
     require_consent(config)
-    limits = sandbox_limits(config)
+    limits, level = sandbox_limits(config), describe(config.sandbox)["level"]
     programs: dict[str, Program] = {}
     keys = []
     for index, (row, completion) in enumerate(zip(rows, completions, strict=True)):
         program = _program(row, index, completion)
-        keys.append(_key(program, limits))
+        keys.append(_key(program, limits, level))
         programs.setdefault(keys[-1], program)
     verdicts = _judge(programs, limits, config, cache / VERDICTS)
     rewards = np.array([verdicts[key] is Verdict.PASSED for key in keys], dtype=np.float64)
@@ -100,8 +100,8 @@ def _program(row: Row, index: int, completion: str) -> Program:
     return Program(f"row {index}", completion, tuple(tests), setup)
 
 
-def _key(program: Program, limits: Limits) -> str:
-    return sha256_text(json.dumps(asdict(limits)), program.code, program.setup, *program.tests)
+def _key(program: Program, limits: Limits, level: str) -> str:
+    return sha256_text(json.dumps(asdict(limits)), level, program.code, program.setup, *program.tests)
 
 
 def _judge(
