@@ -17,9 +17,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from trainers import lone_trainer, random_documents, step_seconds, word_tokenizer
+from trainers import card_name, lone_trainer, random_documents, step_seconds, word_tokenizer
 from wmtp.config import DevicesConfig, Recipe, override
-from wmtp.environment import choose_device, choose_dtype, processor_name
+from wmtp.environment import choose_device, choose_dtype
 from wmtp.model.build import build_model
 from wmtp.train.module import WeightedMTP
 from wmtp.train.trainer import Trainer
@@ -77,8 +77,7 @@ def main() -> None:
 
 
 def _title(device: torch.device) -> str:
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
-    return f"{card}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    return f"{card_name(device)}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def _measure(name: str, size: dict[str, int], background: bool, saves: int, device: torch.device) -> Result:

@@ -19,13 +19,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from trainers import card_name
 from wmtp.config import Config, Recipe, load
 from wmtp.data.corpus import tinycode_corpus
 from wmtp.data.templates import mbpp_style_prompt
 from wmtp.data.tokenizer import encode
 from wmtp.decode.generate import generate
 from wmtp.decode.speculative import generate_speculative
-from wmtp.environment import configure_torch, processor_name
+from wmtp.environment import configure_torch
 from wmtp.evaluate.runner import trained_model
 from wmtp.model.export import next_token_model
 from wmtp.model.modeling import MTPForCausalLM
@@ -132,12 +133,10 @@ def _work(run: Path, recipe: Recipe, config: Config, count: int) -> Work:
 
 
 def _title(work: Work) -> str:
-    device = work.model.device
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
     dtype = str(work.model.dtype).removeprefix("torch.")
     parameters = sum(parameter.numel() for parameter in work.model.parameters())
     return (
-        f"{card}, {torch.get_num_threads()} threads, {dtype}, torch {torch.__version__}: "
+        f"{card_name(work.model.device)}, {torch.get_num_threads()} threads, {dtype}, torch {torch.__version__}: "
         f"{parameters / 1e6:.1f}M parameters, {len(work.prompts)} prompts"
     )
 

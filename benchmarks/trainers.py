@@ -59,11 +59,16 @@ def step_recipe(arguments: argparse.Namespace) -> Recipe:
     return override(Recipe(), shapes, "benchmark")
 
 
+def card_name(device: torch.device) -> str:
+    """What the device is called: the GPU or the processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+
+
 def step_title(arguments: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> str:
     """What was measured, on what."""
-    card = torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name()
+    name = str(dtype).removeprefix("torch.")
     return (
-        f"{card}, {torch.get_num_threads()} threads, {str(dtype).removeprefix('torch.')}, torch {torch.__version__}: "
+        f"{card_name(device)}, {torch.get_num_threads()} threads, {name}, torch {torch.__version__}: "
         f"D={arguments.hidden_size} L={arguments.layers} V={arguments.vocab_size} H={arguments.heads}, "
         f"{arguments.batch_size}×{arguments.sequence_length} tokens"
     )
