@@ -1,5 +1,6 @@
 """The backend for lm-evaluation-harness against plain loops in float64, and whole tasks from local files."""
 
+import ast
 import json
 import math
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from small_models import small_model
 from transformers import PreTrainedTokenizerFast
 
+from wmtp.config import Recipe
 from wmtp.data.tokenizer import train_tokenizer
 from wmtp.errors import WMTPError
 from wmtp.model.modeling import MTPForCausalLM
@@ -22,10 +24,14 @@ from wmtp.storage import sha256_text
 
 pytest.importorskip("lm_eval")
 
+import lm_eval
 from lm_eval.tasks import TaskManager
+from lm_eval.utils import apply_template
 
 from wmtp.evaluate.lm_backend import MTPBackend
 from wmtp.evaluate.lm_eval import load_tasks, run_tasks
+from wmtp.evaluate.protocols import find_protocol
+from wmtp.evaluate.tasks.mbpp import mbpp
 
 POSITIONS = 16
 TEXTS = ["one two three", "two and three", "red green blue", "a b c d e f", "naïve €"]
@@ -332,3 +338,53 @@ def test_mistakes_are_one_line(make_task: Callable[..., str], tmp_path: Path) ->
     with pytest.raises(WMTPError, match=r"^--lm-eval .*toy_gone.yaml: cannot be loaded: ") as caught:
         load_tasks(manager, [gone], allow_code=False)
     assert "\n" not in str(caught.value)
+
+
+class SettingsLoader(yaml.SafeLoader):
+    """Reads task files without the functions that they name."""
+
+
+SettingsLoader.add_constructor("!function", lambda _, node: node.value)
+
+
+def harness_settings(task: str) -> dict[str, Any]:
+    path = Path(lm_eval.__file__).parent / "tasks" / task / f"{task}.yaml"
+    return yaml.load(path.read_text(), SettingsLoader)  # type: ignore[no-any-return]
+
+
+def harness_shots() -> list[dict[str, Any]]:
+    """What is returned by a function of a module that cannot be imported without a network."""
+    module = ast.parse((Path(lm_eval.__file__).parent / "tasks/mbpp/utils.py").read_text())
+    (function,) = [
+        node for node in module.body if isinstance(node, ast.FunctionDef) and "fewshot" in node.name
+    ]
+    (returned,) = [node for node in function.body if isinstance(node, ast.Return)]
+    assert returned.value is not None
+    return ast.literal_eval(returned.value)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("task", ["humaneval", "mbpp"])
+def test_our_protocol_has_the_settings_of_the_harness(task: str) -> None:
+    theirs, ours = harness_settings(task), find_protocol(task, "lm-eval")
+    assert sorted(ours.stop) == sorted(theirs["generation_kwargs"]["until"])
+    assert theirs["generation_kwargs"]["do_sample"] is False
+    assert ours.all_temperatures == [0]
+    assert ours.samples == theirs.get("repeats", 1)
+    assert ours.max_new_tokens == theirs["generation_kwargs"].get("max_gen_toks", 256)
+
+
+def test_our_prompt_is_that_of_the_harness(tmp_path: Path) -> None:
+    theirs, shots = harness_settings("mbpp"), harness_shots()
+    question = {"task_id": 11, "text": "Double a number.", "code": "def f(x):\r\n  return 2 * x"}
+    question["test_list"] = ["assert f(1) == 2", "assert f(2) == 4", "assert f(0) == 0"]
+    shown = [
+        apply_template(theirs["doc_to_text"] + theirs["doc_to_target"], shot | {"is_fewshot": True})
+        for shot in shots
+    ]
+    assert theirs["num_fewshot"] == len(shots) == 3
+    expected = "\n\n".join([*shown, apply_template(theirs["doc_to_text"], question)])
+    path = tmp_path / "mbpp.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*shots, question]))
+    recipe = Recipe.model_validate({"evaluate": {"task": "mbpp", "data": str(path), "protocol": "lm-eval"}})
+    (problem,) = mbpp(recipe).problems()
+    assert problem.prompt == expected.replace("\r\n", "\n")
