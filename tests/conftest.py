@@ -1,6 +1,7 @@
 """Small real things to test with: data, a tokenizer, recipes, models."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # A busy machine is no failure, and CI should not fail by luck.
 settings.register_profile("wmtp", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("wmtp")
+# A shell's background jobs ignore Ctrl-C, and so would the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,22 +23,30 @@ LIMITS = Limits(wall_seconds=20)
 
 
 def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+    """The parent of a process; 0 if it has just ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
 
 
 def is_bubblewrap(pid: int) -> bool:
     return Path(f"/proc/{pid}/comm").read_text() == "bwrap\n"
 
 
+def is_server(pid: int) -> bool:
+    """A child of this process, or of one of its bubblewraps."""
+    try:
+        above, command = parent(pid), Path(f"/proc/{pid}/cmdline").read_bytes()
+        at_the_top = above == os.getpid() or is_bubblewrap(above)
+        return at_the_top and b"isolated.server" in command and not is_bubblewrap(pid)
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return False
+
+
 def servers() -> list[int]:
-    """Processes of judge servers: children of this one, or of its bubblewraps."""
-    return [
-        pid
-        for pid in descendants(os.getpid())
-        if b"isolated.server" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        and not is_bubblewrap(pid)
-        and (parent(pid) == os.getpid() or is_bubblewrap(parent(pid)))
-    ]
+    """Processes of judge servers."""
+    return [pid for pid in descendants(os.getpid()) if is_server(pid)]
 
 
 def judges() -> list[int]:
