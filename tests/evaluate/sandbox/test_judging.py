@@ -127,6 +127,14 @@ def test_main_part_of_a_script_does_not_run() -> None:
     assert judge("if __name__ == '__main__':\n    exit()\n" + F, "assert f(1) == 1").verdict is Verdict.PASSED
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_program_decides_on_its_own_future(inside: bool) -> None:
+    code = "def f(x: 1 + 1): pass\ndef annotation(): return f.__annotations__['x']"
+    assert judge(code, "assert annotation() == 2", inside=inside).verdict is Verdict.PASSED
+    code = f"from __future__ import annotations\n{code}"
+    assert judge(code, "assert annotation() == '1 + 1'", inside=inside).verdict is Verdict.PASSED
+
+
 def test_dataclasses_and_pickles_find_their_module() -> None:
     code = (
         "from __future__ import annotations\nfrom dataclasses import dataclass\nimport copy, pickle\n"

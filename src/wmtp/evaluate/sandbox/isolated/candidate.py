@@ -1,9 +1,10 @@
 """The process that runs a candidate's code: confined first, then a server of the names that the code defines.
 
 Nothing it says is believed beyond the plain values it returns; see `judge`.
-"""
 
-from __future__ import annotations
+Code is run by `exec` as text: the first `compile` of a process builds all types of the syntax tree, 1 ms. Text inherits the
+future features of this file, so it has none.
+"""
 
 import builtins
 import os
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 MODULE = "candidate"
 """The name of the module that the code runs as: not `__main__`, so that a script's main part does not run."""
 
-_SOURCE = "<candidate>"
+_SOURCE = "<string>"
 _MESSAGE = 300
 _REQUEST_LIMIT = 1 << 30
 
@@ -75,7 +76,7 @@ def _run(code: str, channel: Channel) -> None:
     module = _new_module("__main__")
     sys.argv[:] = ["solution.py"]
     sys.excepthook = _print_error
-    exec(compile(code, _SOURCE, "exec", dont_inherit=True), module.__dict__)
+    exec(code, module.__dict__)
 
 
 def _print_error(kind: type[BaseException], error: BaseException, _: object) -> None:
@@ -84,7 +85,7 @@ def _print_error(kind: type[BaseException], error: BaseException, _: object) -> 
     print(f"\n{kind.__name__}: {message} (line {line})")
 
 
-def _new_module(name: str) -> ModuleType:
+def _new_module(name: str) -> "ModuleType":
     for quitter in ("exit", "quit"):  # `-S` leaves them out; scripts use them
         setattr(builtins, quitter, Quitter(quitter, ""))
     module = type(sys)(name)
@@ -92,10 +93,10 @@ def _new_module(name: str) -> ModuleType:
     return module
 
 
-def _answer(module: ModuleType, operation: str, operands: tuple[Any, ...], limit: int) -> bytes:
+def _answer(module: "ModuleType", operation: str, operands: "tuple[Any, ...]", limit: int) -> bytes:
     try:
         if operation == "define":
-            exec(compile(operands[0], _SOURCE, "exec", dont_inherit=True), module.__dict__)
+            exec(operands[0], module.__dict__)
             reply: tuple[object, ...] = ("defined",)
         elif operation == "lookup":
             reply = _look_up(module, operands[0])
@@ -112,10 +113,10 @@ def _answer(module: ModuleType, operation: str, operands: tuple[Any, ...], limit
         return wire.encode(("unsendable", str(error)), limit)
 
 
-def _test(module: ModuleType, setup: str, tests: list[str], token: str) -> tuple[object, ...]:
+def _test(module: "ModuleType", setup: str, tests: list[str], token: str) -> tuple[object, ...]:
     for position, text in enumerate((setup, *tests)):
         try:
-            exec(compile(text, "<tests>", "exec", dont_inherit=True), module.__dict__)
+            exec(text, module.__dict__)
         except BaseException as error:
             return ("raised", position, *_describe(error))
     return ("tested", token)
@@ -127,7 +128,7 @@ def _standard_mappings() -> tuple[type, ...]:
     return (collections.Counter, collections.OrderedDict, collections.defaultdict) if collections else ()
 
 
-def _look_up(module: ModuleType, name: str) -> tuple[object, ...]:
+def _look_up(module: "ModuleType", name: str) -> tuple[object, ...]:
     if name not in module.__dict__:
         return ("missing",)
     value = module.__dict__[name]
@@ -142,7 +143,10 @@ def _describe(error: BaseException) -> tuple[str, str, int]:
     """Type, message and the line of the candidate's code that the error passed last (0: none)."""
     line, step = 0, error.__traceback__
     while step is not None:
-        if step.tb_frame.f_code.co_filename == _SOURCE:
+        source = step.tb_frame.f_code.co_filename
+        if source == __file__:
+            line = 0
+        elif source == _SOURCE:
             line = step.tb_lineno
         step = step.tb_next
     if isinstance(error, SyntaxError) and line == 0:
