@@ -164,6 +164,7 @@ def test_the_scorer_of_the_page_trains_a_model(monkeypatch: pytest.MonkeyPatch) 
     assert len(scorer.splitlines()) <= 20
     write_files(page)
     (train,) = [words for words in commands(page) if words[1] == "train" and "my_scorers" in words[-1]]
+    monkeypatch.delitem(sys.modules, "my_scorers", raising=False)  # another test's
     run_wmtp([*train, "train.log_every=1"], monkeypatch)
     assert "scorer: my_scorers:Rare" in Path("runs/rare/recipe.yaml").read_text()
     records = [json.loads(line) for line in Path("runs/rare/metrics.jsonl").read_text().splitlines()]

@@ -104,7 +104,7 @@ def describe_step(record: dict[str, Any]) -> str:
         heads = " ".join("–" if ce is None else f"{ce:.3f}" for ce in record["ce"])
         entropy, share = record["weight_entropy"], record["weight_effective"]
         parts += [f"ce {heads}", f"w {record['weight_mean']:.2f} H {entropy:.2f} eff {share:.2f}"]
-    if "value_mean" in record:
+    if record.get("value_mean") is not None:
         parts.append(f"V {record['value_mean']:.2f} ± {record['value_std']:.2f}")
     parts += [
         f"|g| {record['grad_norm']:.2f}" if record["grad_norm"] is not None else "|g| –",

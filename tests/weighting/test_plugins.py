@@ -341,7 +341,6 @@ def test_scores_that_are_not_finite_give_weight_1_and_are_counted(
     else:
         assert found == len(weights)
         assert (weights == 1).all()
-    assert module.statistics(outputs)["nonfinite_scores"] == found
     assert sum(int(o.nonfinite_scores) for o in outputs) == found
     mixture = small.module("blend", blend={f"my_nan:{name}": 1.0, "uniform": 1.0})
     (output,) = run_step(mixture, [small.batch(ROWS)])
@@ -354,7 +353,8 @@ def test_a_run_records_them(write_module: Write, make_recipe: Make, config: Conf
     train(recipe, config, tmp_path / "run")
     records = [record for record in MetricsLog(tmp_path / "run") if record["kind"] == "train"]
     assert len(records) == 2
-    assert all(record["nonfinite_scores"] > 0 for record in records)
+    first, second = (record["nonfinite_scores"] for record in records)
+    assert 0 < first < second, "a total, as that of skipped steps"
     assert all(record["loss"] is not None for record in records)
     assert records[-1]["skipped_steps"] == 0
 

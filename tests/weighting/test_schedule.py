@@ -106,7 +106,7 @@ def controlled(schedule: WeightSchedule, steps: range) -> list[float]:
         scores = torch.randn(2000, generator=torch.Generator().manual_seed(step))
         valid = torch.ones(2000, dtype=torch.bool)
         weights = normalise(scores, valid, schedule.at(step))
-        shares.append(float(weight_statistics(weights, valid, scores)["effective"]))
+        shares.append(float(weight_statistics(weights, valid)["effective"]))
         schedule.observe(shares[-1])
     return shares
 

@@ -61,7 +61,7 @@ def weigh(group: ProcessGroup | None, rank: int, split: tuple[int, ...]) -> dict
         for i, config in enumerate(CONFIGS):
             weights = normalise(scores, valid, config, group)
             results[name, i] = weights
-            results[name, i, "statistics"] = weight_statistics(weights, valid, scores, group)
+            results[name, i, "statistics"] = weight_statistics(weights, valid, group)
         for control in CONTROLS:
             results[name, control] = apply_control(
                 control, results[name, 0], valid, keys, seed=1, step=2, group=group

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from wmtp.config.base import Section
 from wmtp.config.environment import Config
 from wmtp.config.recipe import Recipe
-from wmtp.errors import WMTPError
+from wmtp.errors import WMTPError, one_line
 from wmtp.registry import did_you_mean
 
 
@@ -95,14 +95,14 @@ def _set(tree: DictConfig, key: str, value: Any) -> None:
     try:
         OmegaConf.update(tree, key, value, merge=False)
     except OmegaConfBaseException as error:
-        raise WMTPError(f"{key}: {str(error).splitlines()[0]}") from None
+        raise WMTPError(f"{key}: {one_line(error)}") from None
 
 
 def _resolve(tree: DictConfig, path: Path | None) -> dict[str, Any]:
     try:
         resolved = OmegaConf.to_container(tree, resolve=True)
     except OmegaConfBaseException as error:
-        raise WMTPError(f"{path or 'override'}: {str(error).splitlines()[0]}") from None
+        raise WMTPError(f"{path or 'override'}: {one_line(error)}") from None
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from wmtp.errors import WMTPError
+from wmtp.errors import WMTPError, one_line
 from wmtp.storage import new_directory, sha256_text
 
 END, PADDING = "<|end|>", "<|pad|>"
@@ -48,8 +48,7 @@ def load_tokenizer(location: str) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(location)
     except (OSError, ValueError, json.JSONDecodeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WMTPError(f"data.tokenizer {location!r}: cannot be loaded: {reason}") from None
+        raise WMTPError(f"data.tokenizer {location!r}: cannot be loaded: {one_line(error)}") from None
     if not tokenizer.is_fast:
         raise WMTPError(f"data.tokenizer {location!r}: needs a tokenizer.json (a fast tokenizer)")
     if tokenizer.eos_token_id is None:

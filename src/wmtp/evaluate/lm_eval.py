@@ -18,7 +18,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from wmtp.config import Config, Recipe
-from wmtp.errors import WMTPError
+from wmtp.errors import WMTPError, one_line
 from wmtp.evaluate.lm_backend import MTPBackend
 from wmtp.evaluate.runner import trained_model
 from wmtp.progress import working
@@ -71,10 +71,7 @@ def load_tasks(manager: TaskManager, names: Sequence[str], *, allow_code: bool) 
     try:
         loaded: dict[str, Any] = manager.load(list(names))
     except (OSError, ImportError, ValueError) as error:
-        reason = str(error).strip().splitlines()
-        raise WMTPError(
-            f"--lm-eval {','.join(names)}: cannot be loaded: {reason[0] if reason else type(error).__name__}"
-        ) from None
+        raise WMTPError(f"--lm-eval {','.join(names)}: cannot be loaded: {one_line(error)}") from None
     unsafe = [name for name, task in loaded["tasks"].items() if getattr(task, "UNSAFE_CODE", False)]
     if unsafe and not allow_code:
         raise WMTPError(

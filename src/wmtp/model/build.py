@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from wmtp.config import ModelConfig, Recipe
 from wmtp.data.loader import Batch
 from wmtp.data.tokenizer import load_tokenizer, tokenizer_fingerprint
-from wmtp.errors import WMTPError
+from wmtp.errors import WMTPError, one_line
 from wmtp.model.modeling import MTPConfig, MTPForCausalLM, copy_head_0, document_mask, initialise
 from wmtp.storage import sha256_file, sha256_text
 from wmtp.train.checkpoint import digests, is_checkpoint, load_tensors, tensor_names
@@ -145,7 +145,7 @@ def load_config(location: str, key: str) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(location)
     except (OSError, ValueError) as error:
-        raise WMTPError(f"{key} {location!r}: cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise WMTPError(f"{key} {location!r}: cannot be loaded: {one_line(error)}") from None
 
 
 def load_causal_lm(location: str, key: str) -> PreTrainedModel:
@@ -162,7 +162,7 @@ def load_causal_lm(location: str, key: str) -> PreTrainedModel:
         else:
             model = AutoModelForCausalLM.from_pretrained(location, **options)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise WMTPError(f"{key} {location!r}: cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise WMTPError(f"{key} {location!r}: cannot be loaded: {one_line(error)}") from None
     loaded, report = model
     if report["missing_keys"] or report["mismatched_keys"]:
         lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))

@@ -15,9 +15,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from wmtp.errors import WMTPError
+from wmtp.errors import WMTPError, one_line
 from wmtp.storage import read_json, sha256_file, sync_directory, write_json
-from wmtp.train.agreement import one_line
 
 WEIGHTS, TORCH_WEIGHTS, DESCRIPTION = "value_head.safetensors", "value_head.pt", "value_head.json"
 

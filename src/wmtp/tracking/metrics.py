@@ -1,6 +1,7 @@
 """metrics.jsonl: one JSON object a line, appended as training goes."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +45,12 @@ class MetricsLog:
                     yield line
 
 
+def finite(value: float) -> float | None:
+    """A number as a record may hold it: JSON knows none that is not finite, so that is None."""
+    return value if math.isfinite(value) else None
+
+
 def append_record(path: Path, record: dict[str, Any]) -> None:
     """Append a record, and the time, to a JSONL file."""
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({**record, "time": round(time.time(), 3)}) + "\n")
+        file.write(json.dumps({**record, "time": round(time.time(), 3)}, allow_nan=False) + "\n")

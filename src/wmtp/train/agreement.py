@@ -7,7 +7,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from torch.distributed import ProcessGroup
 
-from wmtp.errors import WMTPError
+from wmtp.errors import WMTPError, one_line
 from wmtp.train.distributed import world_size
 from wmtp.train.worker import RankLost
 
@@ -43,12 +43,6 @@ def blame(reasons: dict[int, str], ranks: int) -> str:
     if len(reasons) == ranks and len(set(reasons.values())) == 1:
         return reasons[first]
     return f"rank {first}: {reasons[first]}"
-
-
-def one_line(error: BaseException) -> str:
-    """What went wrong, without what follows the first line."""
-    lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _gather(value: Any, group: ProcessGroup | None) -> list[Any]:

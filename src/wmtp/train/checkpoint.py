@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from wmtp.errors import WMTPError
+from wmtp.errors import WMTPError, one_line
 from wmtp.storage import directories, mend, point, read_json, sha256_file
-from wmtp.train.agreement import agree, one_line
+from wmtp.train.agreement import agree
 from wmtp.train.distributed import rank, world_size
 from wmtp.train.tensor_files import read_tensors, tensor_sizes
 

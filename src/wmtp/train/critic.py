@@ -16,6 +16,7 @@ from wmtp.data.dataset import TokenDataset
 from wmtp.data.loader import Batch, Columns, in_order
 from wmtp.data.targets import shift_left
 from wmtp.model.critic import Critic, head_inputs
+from wmtp.tracking import finite
 from wmtp.train.distributed import World, all_gather_ragged, all_reduce, world_size
 from wmtp.train.parallel import full, reshard
 from wmtp.weighting.advantage import document_means, monte_carlo_targets, value_targets
@@ -123,7 +124,8 @@ class ValueLearner(nn.Module):
         sums = torch.stack([values.new_tensor(len(values)), values.sum(), values.square().sum()])
         count, total, squares = all_reduce(sums, self.group).tolist()
         mean = total / max(count, 1.0)
-        return {"value_mean": mean, "value_std": max(squares / max(count, 1.0) - mean**2, 0.0) ** 0.5}
+        deviation = max(squares / max(count, 1.0) - mean**2, 0.0) ** 0.5
+        return {"value_mean": finite(mean), "value_std": finite(deviation)}
 
     def validate(self, held_out: Labelled, world: World, alive: Callable[[], None]) -> dict[str, Any]:
         """How well the values of held-out documents tell good ones from bad: `value_metrics`."""
@@ -218,4 +220,4 @@ def value_metrics(
         "explained_variance": explained_variance(lasts, rewards) if are_rewards else np.nan,
         "calibration": expected_calibration_error(lasts.clip(0, 1), rewards) if are_chances else np.nan,
     }
-    return {name: value if np.isfinite(value) else None for name, value in found.items()}
+    return {name: finite(value) for name, value in found.items()}

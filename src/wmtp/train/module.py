@@ -20,6 +20,7 @@ from wmtp.loss import TokenStatistics, linear_token_statistics, weighted_linear_
 from wmtp.model.build import next_token_hidden
 from wmtp.model.critic import Critic
 from wmtp.model.modeling import MTPForCausalLM, TrunkOutput, document_mask
+from wmtp.tracking import finite
 from wmtp.train.distributed import World, all_reduce, world_size
 from wmtp.train.validation import validation_ce
 from wmtp.weighting.controls import apply_control
@@ -27,13 +28,6 @@ from wmtp.weighting.schedule import WeightSchedule
 from wmtp.weighting.scorers import create_scorer
 from wmtp.weighting.scorers.base import OF_LEARNER, ScoreInputs, StepInfo, checked_call, checked_complete
 from wmtp.weighting.weights import normalise, weight_statistics
-
-_STATISTICS = {
-    "mean": "weight_mean",
-    "entropy": "weight_entropy",
-    "effective": "weight_effective",
-    "nonfinite_scores": "nonfinite_scores",
-}
 
 
 @dataclass(frozen=True)
@@ -53,7 +47,7 @@ class StepOutput:
     @property
     def nonfinite_scores(self) -> Tensor:
         """How many entries got weight 1 for want of a finite score."""
-        return (self.valid_bsh & ~self.scores_bsh.isfinite()).sum()
+        return (self.valid_bsh & ~self.scores_bsh.float().isfinite()).sum()
 
 
 class WeightedMTP(nn.Module):
@@ -189,7 +183,7 @@ class WeightedMTP(nn.Module):
         scores = checked_complete(self.scorer_name, self.scorer, torch.cat(list(raw)), info)
         weights = normalise(scores, valid_all, config, self.group)
         if self.schedule.is_controlled and self.training:
-            found = weight_statistics(weights, valid_all, scores, self.group)
+            found = weight_statistics(weights, valid_all, self.group)
             self.schedule.observe(float(found["effective"]))
         control = self.recipe.train.control
         if control is not None:
@@ -205,10 +199,9 @@ class WeightedMTP(nn.Module):
 
     @torch.no_grad()
     def statistics(self, outputs: Sequence[StepOutput]) -> dict[str, Any]:
-        """Cross-entropy per head (None where not every valid entry was computed) and weights, over all ranks."""
-        ce, valid, scores, weights = (
-            torch.cat([getattr(o, name) for o in outputs])
-            for name in ("ce_bsh", "valid_bsh", "scores_bsh", "weights_bsh")
+        """Over all ranks: weights, and cross-entropy by head (None unless computed and finite everywhere)."""
+        ce, valid, weights = (
+            torch.cat([getattr(o, name) for o in outputs]) for name in ("ce_bsh", "valid_bsh", "weights_bsh")
         )
         computed = valid & ~ce.isnan()
         sums = torch.stack(
@@ -219,10 +212,10 @@ class WeightedMTP(nn.Module):
             ]
         )
         totals = all_reduce(sums, self.group).T.tolist()
-        found = weight_statistics(weights, valid, scores, self.group)
+        found = weight_statistics(weights, valid, self.group)
         return {
-            "ce": [total / n if n == wanted > 0 else None for total, n, wanted in totals],
-            **{_STATISTICS[k]: float(v) for k, v in found.items()},
+            "ce": [finite(total / n) if n == wanted > 0 else None for total, n, wanted in totals],
+            **{f"weight_{name}": float(value) for name, value in found.items()},
         }
 
     def validate(self, dataset: TokenDataset, world: World, alive: Callable[[], None]) -> dict[str, Any]:

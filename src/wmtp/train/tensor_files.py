@@ -17,8 +17,8 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
-from wmtp.errors import WMTPError
-from wmtp.train.agreement import agree, blame, one_line
+from wmtp.errors import WMTPError, one_line
+from wmtp.train.agreement import agree, blame
 from wmtp.train.distributed import world_size
 
 

@@ -18,7 +18,7 @@ from wmtp.config import to_dict
 from wmtp.data.loader import Batch, Loader
 from wmtp.errors import WMTPError
 from wmtp.progress import describe_step, progress
-from wmtp.tracking import MetricsLog
+from wmtp.tracking import MetricsLog, finite
 from wmtp.tracking.tracker import Tracker
 from wmtp.train import checkpoint
 from wmtp.train.checkpoint_writer import CheckpointWriter
@@ -261,13 +261,14 @@ class Trainer:
         return {
             "kind": "train",
             **self._position(),
-            "loss": _finite(loss),
+            "loss": finite(loss),
             **self.module.statistics(outputs),
-            "grad_norm": _finite(norm_value),
+            "grad_norm": finite(norm_value),
             "lr": lr,
             "tokens_per_second": tokens / seconds,
             "memory_mib": self._memory_mib(),
             "skipped_steps": counters.skipped_steps,
+            "nonfinite_scores": counters.nonfinite_scores,
         }, signum
 
     def _agree(
@@ -326,7 +327,3 @@ class Trainer:
                 1 if sys.platform == "darwin" else 2**10
             )
         return float(all_reduce(torch.tensor(own), self.world.group, ReduceOp.MAX)) / 2**20
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -7,6 +7,7 @@ import torch
 
 from wmtp.data.dataset import TokenDataset
 from wmtp.data.loader import in_order
+from wmtp.tracking import finite
 from wmtp.train.distributed import World, all_reduce
 from wmtp.train.parallel import reshard
 
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
 @torch.no_grad()
 def validation_ce(
     module: "WeightedMTP", dataset: TokenDataset, world: World, alive: Callable[[], None]
-) -> list[float]:
+) -> list[float | None]:
     """Unweighted cross-entropy of each head, the mean over all its valid entries of the data set.
 
-    It is NaN for a broken model.
+    None where it is not finite: of a broken model, or of a head that has no valid entry.
 
     Args:
         alive: called before each batch.
@@ -38,4 +39,4 @@ def validation_ce(
     reshard(module)
     module.train()
     total, count = all_reduce(sums, world.group)
-    return [float(ce) for ce in total / count]
+    return [finite(ce) for ce in (total / count).tolist()]

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from wmtp.errors import WMTPError
+from wmtp.errors import WMTPError, one_line
 from wmtp.model.build import load_config, model_fingerprint
 from wmtp.progress import progress
 from wmtp.storage import new_directory, read_json, sha256_text, write_json
@@ -115,9 +115,7 @@ def _load_tokenizer(location: str, vocab_size: int) -> PreTrainedTokenizerFast:
     try:
         tokenizer = AutoTokenizer.from_pretrained(location)
     except (OSError, ValueError) as error:
-        raise WMTPError(
-            f"{KEY} {location!r}: its tokenizer cannot be loaded: {str(error).splitlines()[0]}"
-        ) from None
+        raise WMTPError(f"{KEY} {location!r}: its tokenizer cannot be loaded: {one_line(error)}") from None
     if len(tokenizer) > vocab_size:
         raise WMTPError(
             f"{KEY} {location!r}: with another tokenizer: its {len(tokenizer)} tokens do not fit into the model's "
@@ -154,7 +152,7 @@ def _load_model(location: str, config: PreTrainedConfig, dtype: torch.dtype) -> 
             location, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise WMTPError(f"{KEY} {location!r}: cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise WMTPError(f"{KEY} {location!r}: cannot be loaded: {one_line(error)}") from None
     model, report = loaded
     lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
     if lacking:

@@ -83,31 +83,24 @@ def normalise(
 
 
 @torch.no_grad()
-def weight_statistics(
-    weights: Tensor, valid: Tensor, scores: Tensor, group: ProcessGroup | None = None
-) -> dict[str, Tensor]:
+def weight_statistics(weights: Tensor, valid: Tensor, group: ProcessGroup | None = None) -> dict[str, Tensor]:
     """What to report of a step's weights, over the valid entries of all ranks.
 
     Args:
-        weights, valid, scores: as in `normalise`, of the same shape.
+        weights, valid: as in `normalise`, of the same shape.
         group: the ranks that share the optimiser step; None for a single process.
     Returns:
         float32 scalars, all 0 if no entry is valid. mean; entropy: -Σ p log p / log N with p = w / Σ w, 1 when the
-        weights are equal; effective: (Σ w)² / (N Σ w²), Kish's effective sample size as a share of N;
-        nonfinite_scores: how many entries got weight 1 for want of a finite score.
+        weights are equal; effective: (Σ w)² / (N Σ w²), Kish's effective sample size as a share of N.
     """
     w = weights.double().where(valid, 0.0)
-    nonfinite = valid & ~scores.float().isfinite()
-    local = torch.stack(
-        [valid.sum().double(), w.sum(), w.square().sum(), torch.xlogy(w, w).sum(), nonfinite.sum().double()]
-    )
-    count, total, squares, w_log_w, nonfinite_scores = all_reduce(local, group).unbind()
+    local = torch.stack([valid.sum().double(), w.sum(), w.square().sum(), torch.xlogy(w, w).sum()])
+    count, total, squares, w_log_w = all_reduce(local, group).unbind()
     entropy = (total.log() - w_log_w / total) / count.log()
     statistics = {
         "mean": total / count,
         "entropy": entropy.where(count > 1, 1.0),
         "effective": total.square() / (count * squares),
-        "nonfinite_scores": nonfinite_scores,
     }
     return {name: value.where(count > 0, 0.0).float() for name, value in statistics.items()}
 

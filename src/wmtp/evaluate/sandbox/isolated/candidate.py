@@ -2,8 +2,8 @@
 
 Nothing it says is believed beyond the plain values it returns; see `judge`.
 
-Code is run by `exec` as text: the first `compile` of a process builds all types of the syntax tree, 1 ms. Text inherits the
-future features of this file, so it has none.
+Code is run by `exec` as text: the first `compile` of a process builds all types of the syntax tree, 1 ms. Text
+inherits the future features of this file, so it has none.
 """
 
 import builtins
