@@ -66,7 +66,6 @@ def score(folder: Path, **changes: Any) -> NDArray[np.float64]:
         "batch_size": 5,
         "device": torch.device("cpu"),
         "dtype": torch.float32,
-        "max_length": None,
         "cache": folder.parent / "cache",
     }
     return reward_model_rewards(**(options | changes))
@@ -304,13 +303,10 @@ def test_rewards_that_are_not_finite_are_refused_and_not_kept(
     assert not (folder.parent / "cache").exists()
 
 
-@pytest.mark.parametrize(
-    ("positions", "model_max_length", "max_length"), [(20, None, None), (64, 20, None), (64, None, 20)]
-)
+@pytest.mark.parametrize(("positions", "model_max_length"), [(20, None), (64, 20)])
 def test_a_text_that_is_too_long_is_named(
     positions: int,
     model_max_length: int | None,
-    max_length: int | None,
     save: Save,
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
@@ -325,13 +321,13 @@ def test_a_text_that_is_too_long_is_named(
         WMTPError,
         match=rf"takes at most 20 tokens; {count} of 12 texts are longer, row 3 with {lengths[3]} tokens",
     ):
-        score(folder, completions=completions, max_length=max_length)
+        score(folder, completions=completions)
 
 
 def test_a_text_may_fill_the_model(save: Save, tokenizer: PreTrainedTokenizerFast) -> None:
     longest = max(len(tokenizer(t)["input_ids"]) for t in TEXTS)
     folder = save("gpt2", n_positions=longest)
-    assert np.isfinite(score(folder, max_length=longest)).all()
+    assert np.isfinite(score(folder)).all()
 
 
 def test_an_empty_text_is_named(save: Save) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from wmtp.config import Config, FieldsConfig, Recipe, override, recipe_from
 from wmtp.data.corpus import Data, Rows, load_data
 from wmtp.data.dataset import Document, documents_from, tokenise
-from wmtp.environment import choose_device
+from wmtp.environment import choose_device, configure_torch
 from wmtp.errors import WMTPError
 from wmtp.experiment.results import TokenSample
 from wmtp.train import checkpoint
@@ -88,6 +88,7 @@ def inspect_document(
 
     A text is normalised on its own; a document among the first ones of the training data.
     """
+    configure_torch(config.devices)
     data = load_data(recipe, Path(config.paths.cache))
     if text is not None:
         if scorer_needs(recipe) & {"rewards", "advantages", "alignment"}:

@@ -74,7 +74,7 @@ def training_columns(
         columns["rewards"] = _by_token(data.train, rewards)
     if "advantages" in wanted:
         groups = _groups(data.rows, documents)
-        columns["advantages"] = _by_token(data.train, group_advantages(rewards, groups, recipe.grpo.clip))
+        columns["advantages"] = _by_token(data.train, group_advantages(rewards, groups))
     return columns
 
 
@@ -96,7 +96,6 @@ def _rewards(
         batch_size=recipe.train.rows_at_once,
         device=device,
         dtype=choose_dtype(config.devices, device),
-        max_length=None,
         cache=cache,
     )
 

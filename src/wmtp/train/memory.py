@@ -91,7 +91,7 @@ def peak_memory(action: Callable[[], None], device: torch.device) -> int:
     ctypes.CDLL(None).malloc_trim(0)  # else what earlier actions freed counts or not, by luck
     Path("/proc/self/clear_refs").write_text("5")  # the kernel's code for: forget the peak
     action()
-    return _kibibytes(Path("/proc/self/status"), "VmHWM")
+    return _bytes_in(Path("/proc/self/status"), "VmHWM")
 
 
 def memory_limit(device: torch.device) -> int:
@@ -99,8 +99,8 @@ def memory_limit(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device)
-    own = _kibibytes(Path("/proc/self/status"), "VmRSS")
-    free = _kibibytes(Path("/proc/meminfo"), "MemAvailable")
+    own = _bytes_in(Path("/proc/self/status"), "VmRSS")
+    free = _bytes_in(Path("/proc/meminfo"), "MemAvailable")
     return own + min(free, _free_in_control_group())
 
 
@@ -154,7 +154,7 @@ def _free_in_control_group() -> int:
     return sys.maxsize if limit == "max" else max(0, int(limit) - used)
 
 
-def _kibibytes(path: Path, field: str) -> int:
+def _bytes_in(path: Path, field: str) -> int:
     """A field of a /proc file, in bytes."""
     found = re.search(rf"^{field}:\s+(\d+) kB", path.read_text(), re.MULTILINE)
     assert found is not None, field

@@ -44,7 +44,6 @@ def reward_model_rewards(
     batch_size: int,
     device: torch.device,
     dtype: torch.dtype,
-    max_length: int | None,
     cache: Path,
 ) -> NDArray[np.float64]:
     """[rows] float64: what a sequence classifier with one label says of each prompt followed by its completion.
@@ -55,7 +54,6 @@ def reward_model_rewards(
     Args:
         location: a folder with model and tokenizer, or a hub name.
         dtype: of the model's weights and computation.
-        max_length: tokens that a text may have, if the model takes more.
 
     Raises:
         WMTPError: the model or its tokenizer cannot be used, a text is empty or too long, a reward is not finite, or
@@ -66,8 +64,8 @@ def reward_model_rewards(
     config.pad_token_id = _padding(config, tokenizer, location)
     texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
     tokens: list[list[int]] = tokenizer(texts)["input_ids"]
-    limits = (max_length, getattr(config, "max_position_embeddings", None), tokenizer.model_max_length)
-    _check_lengths(tokens, min(limit for limit in limits if limit is not None), location)
+    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    _check_lengths(tokens, min(positions, tokenizer.model_max_length), location)
     digest = sha256_text(*(" ".join(map(str, ids)) for ids in tokens), f"padding {config.pad_token_id}")
     header = Header(len(tokens), digest, model_fingerprint(location), str(dtype).removeprefix("torch."))
     directory = cache / "rewards" / sha256_text(header.model, header.dtype, header.tokens)[:16]

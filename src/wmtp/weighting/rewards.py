@@ -148,10 +148,8 @@ def _read_verdicts(text: str) -> dict[str, Verdict]:
     return found
 
 
-def group_advantages(
-    rewards: NDArray[np.float64], groups: NDArray[np.int64], clip: float
-) -> NDArray[np.float64]:
-    """GRPO's advantages [rows] float64: (reward - mean) / standard deviation within its group, in [-clip, clip].
+def group_advantages(rewards: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
+    """GRPO's advantages [rows] float64: (reward - mean) / standard deviation within its group.
 
     The standard deviation is the population's. Where a group's rewards are all equal, its advantages are 0.
 
@@ -176,7 +174,7 @@ def group_advantages(
         )
     deviations = np.sqrt(np.bincount(inverse, above**2) / counts)
     deviations[deviations == 0] = 1
-    return np.clip(above / deviations[inverse], -clip, clip)
+    return above / deviations[inverse]
 
 
 def _above_mean(rewards: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
