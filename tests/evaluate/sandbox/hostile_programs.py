@@ -231,6 +231,20 @@ os.chmod(home, 0)
 """
     + WRONG,
     "removes its directory": "import os\nos.rmdir(os.environ['HOME'])\n" + WRONG,
+    "stops with its judge as its tracer": """
+import ctypes, os, signal
+ctypes.CDLL(None).ptrace(0, 0, 0, 0)
+os.closerange(0, 64)
+os.kill(os.getpid(), signal.SIGSTOP)
+""",
+    "many directories": "import os\nfor n in range(2000): os.mkdir(str(n))\n" + WRONG,
+    "puts a link in the place of its directory": """
+import os
+home = os.environ["HOME"]
+os.rename(home, home + "-moved")
+os.symlink(os.getcwd(), home)
+"""
+    + WRONG,
     "null byte": "\0",
     "deep source": "(" * 100_000,
     "surrogate": "x = '\ud800'",

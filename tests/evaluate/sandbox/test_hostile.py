@@ -137,17 +137,26 @@ def test_user_is_given_up(place: Path, level: str) -> None:
 
 
 @pytest.mark.skipif(not LINUX, reason="nothing else ends what an evaluator leaves when it is killed")
-def test_evaluator_killed(place: Path, level: str) -> None:
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import time",
+        "import ctypes, time\nctypes.CDLL(None).prctl(1, 0, 0, 0, 0)",
+        "import os, time\ntry: os.fork() or os.setsid()\nexcept PermissionError: pass",
+    ],
+    ids=["sleeps", "takes back that it dies with its judge", "has a child in another session"],
+)
+def test_evaluator_killed(code: str, place: Path, level: str) -> None:
     script = (
         "import sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
         "from wmtp.evaluate.sandbox import *\n"
-        "program = Program('x', 'import time\\ntime.sleep(1000)', ('assert f() == 1',))\n"
-        "execute(program, Limits(wall_seconds=60), sys.argv[2])"
+        "program = Program('x', sys.argv[3] + '\\nopen(\"ready\", \"w\")\\ntime.sleep(1000)', ('assert f() == 1',))\n"
+        "execute(program, Limits(wall_seconds=60, processes=1), sys.argv[2])"
     )
-    evaluator = subprocess.Popen([sys.executable, "-c", script, str(place), level])
+    evaluator = subprocess.Popen([sys.executable, "-c", script, str(place), level, code])
     try:
-        limit = time.monotonic() + 10
-        while not survivors(place) and time.monotonic() < limit:
+        limit = time.monotonic() + 20
+        while not list(place.glob("*/*/ready")) and time.monotonic() < limit:
             time.sleep(0.02)
         assert survivors(place)
     finally:

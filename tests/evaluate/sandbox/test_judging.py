@@ -100,7 +100,7 @@ def test_message_names_the_first_failing_test_and_the_result() -> None:
         ("def f(x):\n    return x[0]", "f(1) raised TypeError: 'int' object is not subscriptable (line 2)"),
         ("x = 1\nimport nothing_of_the_kind", "running the program raised ModuleNotFoundError"),
         ("def f(x)\n", "SyntaxError"),
-        ("def g(x): return x", "NameError: name 'f' is not defined"),
+        ("def g(x): return x", "the tests use 'f', which the program does not define"),
         ("f = 3", "TypeError: 'int' object is not callable"),
         ("class f:\n    pass", "the candidate's 'f', a class"),
         ("def f(x): return lambda: x", "a value of type 'function'"),
@@ -186,10 +186,83 @@ def test_builtins_are_the_tests_own() -> None:
     assert judge("def sorted(x): return 0", "assert sorted(f(1)) == sorted([1])").verdict is Verdict.FAILED
 
 
+@pytest.mark.parametrize(
+    "code", ["def range(*a): return []", "def zip(*a): return []", "def range(*a): return []\nf = list"]
+)
+def test_no_builtin_is_the_programs_that_has_nothing_else(code: str) -> None:
+    loops = (
+        "for i in range(5):\n    assert f(i) == i * i",
+        "for a, b in zip([1], [2]):\n    assert f(a) == b",
+    )
+    for test in loops:
+        assert judge(code, test).verdict is Verdict.FAILED
+
+
 def test_an_exercise_may_be_named_like_a_builtin() -> None:
-    assert judge("def sum(a, b): return a * b", "assert sum(2, 5) == 10").verdict is Verdict.PASSED
-    cheat = "def sum(a, b): return 0\ndef abs(x): return 0"
-    assert judge(cheat, "assert sum(2, 5) == abs(-10)").verdict is Verdict.FAILED
+    def judge_sum(code: str, *tests: str) -> Verdict:
+        return execute(Program("x", code, tests, overrides=("sum",)), Limits()).verdict
+
+    code = "def sum(a, b): return a * b"
+    assert judge_sum(code, "assert sum(2, 5) == 10") is Verdict.PASSED
+    assert judge_sum(code, "x = max([sum(2, 5)])\nassert x == 10") is Verdict.PASSED
+    assert (
+        judge_sum("def sum(a, b): return 0\ndef abs(x): return 0", "assert sum(2, 5) == abs(-10)")
+        is Verdict.FAILED
+    )
+    assert judge_sum("def add(a, b): return a * b", "assert sum([2, 5]) == 7") is Verdict.FAILED
+    assert judge(code, "assert sum(2, 5) == 10").verdict is Verdict.FAILED
+
+
+@pytest.mark.parametrize("code", ["", "class f: pass", "import socket as f", "f = object()"])
+def test_no_except_in_a_test_saves_a_program_without_the_function(code: str) -> None:
+    for test in (
+        "try:\n    f(1)\n    assert False\nexcept Exception:\n    pass",
+        "try:\n    f(1)\nexcept:\n    pass",
+    ):
+        assert judge(code, test).verdict is Verdict.FAILED
+
+
+def test_names_that_the_tests_define_are_theirs() -> None:
+    code = "def f(x): return x\ndef xrange(x): return []\ndef g(x): return 0"
+    old = "try:\n    xrange\nexcept NameError:\n    xrange = range\nassert list(xrange(2)) == [0, 1] and f(1) == 1"
+    assert judge(code, old).verdict is Verdict.PASSED
+    assert judge(code, "from math import gcd as g\nassert g(4, 6) == 2 == f(2)").verdict is Verdict.PASSED
+    assert judge(code, "def check(g):\n    assert g(4) == 4", "check(f)").verdict is Verdict.PASSED
+    assert (
+        judge(code, "x: int = f(1)\nassert __name__ == 'tests' and [y for y in [x]] == [1]").verdict
+        is Verdict.PASSED
+    )
+    assert judge(code, "assert eval('f(3)') == 3 and globals()['f'](4) == 4").verdict is Verdict.PASSED
+
+
+def test_globals_are_read_when_they_are_used() -> None:
+    code = "x = 5\nitems = []\ndef f(a):\n    global x\n    x = a\n    items.append(a)"
+    assert judge(code, "assert x == 5\nf(9)\nassert x == 9 and items == [9]").verdict is Verdict.PASSED
+    assert judge(code, "f(9)\nassert x == 5").verdict is Verdict.FAILED
+
+
+def test_a_program_starts_as_python_would_start_it() -> None:
+    assert (
+        judge("import sys\ndef f(): return sys.argv", "assert f() == ['solution.py']").verdict
+        is Verdict.PASSED
+    )
+    assert judge("\ufeffdef f(): return 1", "assert f() == 1").verdict is Verdict.PASSED
+
+
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        ("x = 1\ny = 2\ndef f(x):\n    return eval('1/0')", 4),
+        (
+            "from dataclasses import dataclass\n\n@dataclass(frozen=True)\nclass P:\n    x: int\n\n"
+            "\ndef f(x):\n    p = P(x)\n    p.x = 1",
+            10,
+        ),
+        ("def g(n):\n    return n and g(n - 1) or 1 / 0\ndef f(x):\n    return g(50)", 2),
+    ],
+)
+def test_the_line_is_one_of_the_program(code: str, line: int) -> None:
+    assert judge(code, "f(1)").message.endswith(f"(line {line})")
 
 
 def test_arguments_are_copies() -> None:

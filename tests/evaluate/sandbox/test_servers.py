@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -117,3 +118,17 @@ def test_nothing_starts_after_closing() -> None:
     with pytest.raises(OSError, match="stopped"):
         closed.judge({}, 1)
     assert servers() == []
+
+
+def test_a_killed_server_has_reaped_its_orphans() -> None:
+    """They count against the limit on processes of their user's next program, where nobody else reaps them."""
+    script = (
+        "import os\n"
+        "from test_servers import *\n"
+        "from wmtp.evaluate.sandbox.isolated import kernel\n"
+        "kernel.adopt_orphans()\n"
+        "for _, execution in execute_all([STALLS] * 3, Limits(wall_seconds=0.3), 1, 'basic'):\n"
+        "    assert execution.verdict is Verdict.TIMEOUT\n"
+        "assert not descendants(os.getpid(), zombies=True)"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent, check=True)

@@ -34,8 +34,11 @@ def judge(
         ("1.0000101", "1", False),
         ("0.00000999", "0", True),
         ("-0.0000101", "0.0", False),
-        ("100000.9", "100000", True),
-        ("100001.1", "100000", False),
+        ("100000.9", "100000.0", True),
+        ("100001.1", "100000.0", False),
+        ("100000.000001", "100000", True),
+        ("100000.9", "100000", False),  # an integer's neighbour is another answer
+        ("1e9", "1000000007", False),
         ("1e3", "1000", True),
         (".5", "0.5", True),
         ("1000001", "1000000", False),  # integers are exact
@@ -171,13 +174,32 @@ def test_processor_time_ends_in_timeout() -> None:
     assert "CPU time" in endless.message
 
 
-def test_all_cases_share_the_wall_clock_time() -> None:
+def test_each_case_has_the_wall_clock_time_for_itself() -> None:
     sleepy = "import time\ntime.sleep(float(input()))\nprint(1)"
-    execution = judge(sleepy, ("1.4", "1"), private=(("9", "1"),), limits=Limits(wall_seconds=2))
+    execution = judge(
+        sleepy, ("1.4", "1"), ("1.4", "1"), private=(("9", "1"),), limits=Limits(wall_seconds=2)
+    )
     assert execution.verdict is Verdict.TIMEOUT
     assert execution.public is True
     assert execution.message == "private case 1 of 1: not done before the wall-clock limit"
-    assert execution.seconds < 4
+    assert 4 < execution.seconds < 7
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sys\nsys.stdout.reconfigure(encoding='utf-8')\nprint(1)",
+        "import io, sys\nsys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding='utf-8')\nprint(1)",
+        "import io, sys\nout = io.BufferedWriter(sys.stdout.buffer.raw)\nout.write(b'1')\nout.flush()",
+        "import sys\nprint(int(not sys.stdout.seekable()), file=sys.__stdout__)",
+        "import os\nos.write(1, b'1')",
+        "print(int(__file__ == 'solution.py'))",
+        "def f(n): return 0 if n == 0 else 1 + f(n - 1)\nprint(int(f(998) == 998))",
+    ],
+)
+def test_standard_output_and_start_are_those_of_a_script(code: str) -> None:
+    execution = judge(code, ("", "1"))
+    assert execution.verdict is Verdict.PASSED, execution.message
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from wmtp.config import Recipe
 from wmtp.errors import WMTPError
 from wmtp.evaluate.sandbox import Limits, Verdict, execute, execute_all
 from wmtp.evaluate.tasks import TASKS
-from wmtp.evaluate.tasks.mbpp import needs_candidate
+from wmtp.evaluate.tasks.mbpp import needs_candidate, overridden_builtins
 
 Write = Callable[[str, Sequence[Any]], Path]
 
@@ -134,11 +134,28 @@ def test_what_needs_the_candidate_itself(reference: str, setup: str, test: str, 
     assert needs_candidate(reference, setup, [test]) is expected
 
 
+@pytest.mark.parametrize(
+    ("reference", "test", "expected"),
+    [
+        ("def sum(a, b): return a * b", "assert sum(2, 5) == 10", ("sum",)),
+        ("def sum(a, b): return a * b", "x = max([sum(2, 5)])\nassert x == 10", ("sum",)),
+        ("def max(x): return 0\ndef f(x): return max(x)", "assert max(f(1)) == 3", ()),
+        ("def f(x): return sum(x)", "assert sum(f(1)) == 3", ()),
+        ("class set: pass\ndef f(x): return x", "assert set(f(1)) == 3", ()),
+        ("def sum(:", "assert sum(2, 5) == 10", ()),
+    ],
+)
+def test_exercises_called_like_a_builtin(reference: str, test: str, expected: tuple[str, ...]) -> None:
+    assert overridden_builtins(reference, [test]) == expected
+
+
 def test_published_problems_that_need_the_candidate(published: Callable[[str], Path]) -> None:
     problems = load(published("mbpp.jsonl"), split="all").problems()
     assert len(problems) == 974
     inside = [problem.task_id for problem in problems if problem.program("").tests_inside]
     assert inside == ["367", "533", "596", "601", "927"]
+    overriding = {p.task_id: p.program("").overrides for p in problems if p.program("").overrides}
+    assert overriding == {"126": ("sum",)}
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import secrets
 
 
 def remove_tree(top: str) -> None:
-    """Remove a directory whose content was made to resist: unreadable, or nested beyond what paths can name.
+    """Remove a directory that was made to resist: unreadable, nested beyond what paths can name, or a link by now.
 
     Directories inside directories are moved up to the top until there are none.
     """
@@ -14,6 +14,9 @@ def remove_tree(top: str) -> None:
         try:
             os.rmdir(top)
         except FileNotFoundError:
+            return
+        except NotADirectoryError:
+            os.unlink(top)
             return
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):

@@ -22,8 +22,8 @@ class Limits:
     Attributes:
         cpu_seconds: processor time, start of the interpreter included; rounded up to a whole second. Each case of a
             `StdinProgram` has as much.
-        wall_seconds: from the start of the candidate's process to the last reply; all cases together. A loose limit:
-            it has to hold on a busy machine.
+        wall_seconds: from the start of a process to its last reply; each case of a `StdinProgram` has as much, all of
+            them together the sum. A loose limit: it has to hold on a busy machine.
         memory_mib: address space.
         file_mib: size of one file.
         open_files: file descriptors.
@@ -61,6 +61,8 @@ class Program:
             process, after its code and in its namespace. That success cannot be had by exiting early, printing or
             writing to a pipe, but a program that means to can forge it: see docs/sandbox.md. To be decided from the
             reference solution, never from the candidate.
+        overrides: built-ins that the exercise itself is called like (`sum`), for which the candidate's definition
+            counts in the tests; every other built-in is the tests' own. To be decided from the reference solution.
     """
 
     task_id: str
@@ -68,6 +70,7 @@ class Program:
     tests: tuple[str, ...]
     setup: str = ""
     tests_inside: bool = False
+    overrides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.tests:
@@ -80,8 +83,8 @@ class Case:
 
     Attributes:
         stdin: the program's standard input; a newline is added where its last line has none.
-        stdout: compared token by token (what white space separates); numbers with a decimal point or exponent in
-            either of the two within 1e-5, absolute or relative to the expected one.
+        stdout: compared token by token (what white space separates); numbers within 1e-5, if at least one of the two
+            has a decimal point or exponent; relative to the expected one, if that has.
     """
 
     stdin: str

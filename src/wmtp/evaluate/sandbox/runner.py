@@ -119,7 +119,7 @@ def _execute(program: AnyProgram, limits: Limits, servers: Servers) -> Execution
     if report.verdict == Verdict.ERROR:
         report = _attempt(program, limits, servers)
         seconds += report.seconds
-        if report.judge_killed:
+        if report.judge_disturbed:
             report = replace(report, verdict="failed")
     inside = isinstance(program, Program) and program.tests_inside
     return Execution(Verdict(report.verdict), report.message, seconds, inside, report.public)
@@ -135,7 +135,8 @@ def _attempt(program: AnyProgram, limits: Limits, servers: Servers) -> Report:
 
 
 def _request(program: AnyProgram, limits: Limits, level: str) -> dict[str, Any]:
-    request: dict[str, Any] = {"plan": {**asdict(limits), "level": level}, "code": program.code}
+    code = program.code.removeprefix("\ufeff")  # as from a file
+    request: dict[str, Any] = {"plan": {**asdict(limits), "level": level}, "code": code}
     if isinstance(program, StdinProgram):
         cases = (program.public, program.private)
         request["cases"] = tuple([(case.stdin, case.stdout) for case in kind] for kind in cases)
@@ -144,5 +145,6 @@ def _request(program: AnyProgram, limits: Limits, level: str) -> dict[str, Any]:
             "setup": program.setup,
             "tests": list(program.tests),
             "tests_inside": program.tests_inside,
+            "overrides": list(program.overrides),
         }
     return request

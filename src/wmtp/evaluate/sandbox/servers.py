@@ -6,6 +6,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,15 +30,15 @@ _REQUEST_LIMIT = 1 << 30
 class Report:
     """What one attempt to judge a program gave.
 
-    `judge_killed`: by a signal, while a program ran that was able to send one. Once, it may have been somebody else;
-    twice, it was the program. `public`: see `Execution`.
+    `judge_disturbed`: killed by a signal or stopped by an error, while a program ran that was able to cause it.
+    Once, it may have been somebody else; twice, it was the program. `public`: see `Execution`.
     """
 
     verdict: str
     message: str
     facts: dict[str, Any] = field(default_factory=dict)
     public: bool | None = None
-    judge_killed: bool = False
+    judge_disturbed: bool = False
     seconds: float = 0.0
 
 
@@ -47,12 +49,14 @@ class Server:
 
     Args:
         level: one of `LEVELS`.
+        remove: removes a directory, now or later.
 
     Raises:
         OSError: it cannot be started.
     """
 
-    def __init__(self, level: str) -> None:
+    def __init__(self, level: str, remove: Callable[[str], object]) -> None:
+        self._remove = remove
         self._place = tempfile.mkdtemp(prefix="wmtp-sandbox-")
         os.chmod(self._place, 0o711)
         number = str(threading.get_native_id())
@@ -71,7 +75,7 @@ class Server:
                 start_new_session=True,
             )
         except OSError:
-            remove_tree(self._place)
+            remove(self._place)
             raise
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -96,7 +100,7 @@ class Server:
                 wire.encode({**request, "plan": plan}, _REQUEST_LIMIT), wall_seconds
             )
             if is_good:
-                remove_tree(workdir)
+                self._remove(workdir)
             return report, is_good
 
     def _converse(self, request: bytes, wall_seconds: float) -> tuple[Report, bool]:
@@ -107,6 +111,8 @@ class Server:
             while "ended" not in said:
                 message: Any = wire.decode(self._channel.receive())
                 said[message[0]] = message[1:]
+                if message[0] == "started":  # each case of a script has the time for itself
+                    self._channel.deadline = time.monotonic() + wall_seconds + _GRACE
         except DeadlineError:
             if "verdict" not in said and "started" in said:
                 return Report("timeout", f"no verdict within {wall_seconds:g} s"), False
@@ -116,6 +122,9 @@ class Server:
             pass
         if "verdict" in said:
             return Report(*said["verdict"]), "ended" in said
+        if "broken" in said:
+            _, powerless = said.get("started", (0, True))
+            return Report("error", said["broken"][0], judge_disturbed=not powerless), "ended" in said
         return self._without_verdict(said), False
 
     def _without_verdict(self, said: dict[str, Any]) -> Report:
@@ -130,13 +139,14 @@ class Server:
         return Report(
             "error",
             f"the judge ended without a verdict: {reason}",
-            judge_killed=code < 0 and not powerless,
+            judge_disturbed=code < 0 and not powerless,
         )
 
     def kill(self) -> None:
-        """Kill the server after everything below it: its orphans are its children as long as it lives."""
+        """Kill the server after all below it: orphans are its children, and it reaps them, as long as it lives."""
         for _ in range(_KILL_ROUNDS):
-            below = kernel.descendants(self._process.pid) if self._process.poll() is None else []
+            is_alive = self._process.poll() is None
+            below = kernel.descendants(self._process.pid, zombies=True) if is_alive else []
             if not below:
                 break
             for pid in below:
@@ -157,13 +167,15 @@ class Server:
             with self._process as process:
                 assert process.stderr is not None
                 text = b"" if process.stderr.closed else process.stderr.read()
-            remove_tree(self._place)
+            self._remove(self._place)
         lines = text.decode(errors="replace").splitlines()
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 class Servers:
     """The servers of one evaluation, one a thread, so that all of them can be ended.
+
+    Directories are removed by a thread of its own: a program can make so many that it takes longer than its deadline.
 
     Args:
         level: one of `LEVELS`.
@@ -174,6 +186,7 @@ class Servers:
         self._lock = threading.Lock()
         self._running: dict[int, Server] = {}
         self._closed = False
+        self._housekeeper = ThreadPoolExecutor(1, thread_name_prefix="sandbox-housekeeper")
 
     def judge(self, request: dict[str, Any], wall_seconds: float) -> Report:
         """Have one program judged by this thread's server, which is started or replaced where necessary.
@@ -189,7 +202,7 @@ class Servers:
         with self._lock:
             if self._closed:
                 raise InterruptedError("the evaluation was stopped")
-            server = self._running.get(thread) or Server(self.level)
+            server = self._running.get(thread) or Server(self.level, self._remove)
             self._running[thread] = server
         is_good = False
         try:
@@ -202,7 +215,7 @@ class Servers:
         return report
 
     def close(self) -> None:
-        """End every server with all that it started, and start no more."""
+        """End every server with all that it started, start no more, and wait until their directories are gone."""
         with self._lock:
             self._closed = True
             servers = list(self._running.values())
@@ -211,3 +224,7 @@ class Servers:
             server.kill()
         for server in servers:
             server.end()
+        self._housekeeper.shutdown()
+
+    def _remove(self, directory: str) -> None:
+        self._housekeeper.submit(remove_tree, directory)

@@ -44,12 +44,12 @@ def _number(row: Row) -> int:
 def _problem(row: Row, shots: str) -> Problem:
     reference, tests = row.text("code"), _tests(row)
     setup = row.text("test_setup_code", default="\n".join(row.texts("test_imports", ())))
-    inside = needs_candidate(reference, setup, tests)
+    inside, overrides = needs_candidate(reference, setup, tests), overridden_builtins(reference, tests)
     task_id = str(row.values["task_id"])
     return Problem(
         task_id,
         shots + _question(row) if shots else _docstring(row),
-        lambda completion: Program(task_id, completion, tests, setup, inside),
+        lambda completion: Program(task_id, completion, tests, setup, inside, overrides),
         reference,
     )
 
@@ -82,6 +82,25 @@ def _question(row: Row) -> str:
 def _docstring(row: Row) -> str:
     """The description and the first test as a docstring (bigcode-evaluation-harness, after InCoder)."""
     return f'"""\n{row.text("text", "prompt")}\n{_tests(row)[0]}\n"""\n'
+
+
+def overridden_builtins(reference: str, tests: Sequence[str]) -> tuple[str, ...]:
+    """The built-ins that a problem's function is called like.
+
+    Args:
+        reference: a right solution; what cannot be parsed overrides nothing.
+        tests: where they use another of its functions, it overrides nothing either: what is called like a built-in is
+            then a helper of its own.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            solution, use = ast.parse(reference), ast.parse("\n".join(tests))
+        except (SyntaxError, ValueError):
+            return ()
+    defined = {node.name for node in solution.body if isinstance(node, ast.FunctionDef)}
+    used = sorted(defined & {node.id for node in ast.walk(use) if isinstance(node, ast.Name)})
+    return tuple(used) if all(hasattr(builtins, name) for name in used) else ()
 
 
 def needs_candidate(reference: str, setup: str, tests: Sequence[str]) -> bool:

@@ -17,7 +17,7 @@ from .confine import confine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import ModuleType
+    from types import CodeType, ModuleType
     from typing import Any
 
 MODULE = "candidate"
@@ -25,11 +25,15 @@ MODULE = "candidate"
 
 _SOURCE = "<string>"
 _MESSAGE = 300
+_OWN_DEPTH = 4
+"""Calls of this file's below the code."""
 _REQUEST_LIMIT = 1 << 30
 
 
 def main(read_fd: int, write_fd: int) -> None:
     """Serve the judge at the other end of the two pipes until it closes them."""
+    sys.argv[:] = ["solution.py"]
+    sys.setrecursionlimit(sys.getrecursionlimit() + _OWN_DEPTH)
     channel = Channel(read_fd, write_fd, _REQUEST_LIMIT, float("inf"))
     first: Any = wire.decode(channel.receive())
     plan, stdin = first
@@ -41,6 +45,7 @@ def main(read_fd: int, write_fd: int) -> None:
         channel.send(wire.encode(("unable", str(error)), _REQUEST_LIMIT))
         return
     module: ModuleType | None = None
+    code = ""
     while True:
         try:
             request: Any = wire.decode(channel.receive())
@@ -49,8 +54,10 @@ def main(read_fd: int, write_fd: int) -> None:
         if request[0] == "run":
             _run(request[1], channel)
             return
+        if request[0] == "define":
+            code = request[1]
         module = module or _new_module(MODULE)
-        channel.send(_answer(module, request[0], request[1:], plan["reply_bytes"]))
+        channel.send(_answer(module, code, request[0], request[1:], plan["reply_bytes"]))
 
 
 def _set_standard_input(text: str, workdir: str) -> None:
@@ -73,16 +80,24 @@ def _run(code: str, channel: Channel) -> None:
     os.set_blocking(channel.write_fd, True)
     os.dup2(channel.write_fd, 1)
     channel.close()
+    _renew_standard_output()
     module = _new_module("__main__")
-    sys.argv[:] = ["solution.py"]
-    sys.excepthook = _print_error
+    module.__file__ = sys.argv[0]
+
+    def print_error(kind: type[BaseException], error: BaseException, _: object) -> None:
+        """Exit status 1 has failed the script whatever it wrote; the judge quotes its last line."""
+        _, message, line = _describe(error, code)
+        print(f"\n{kind.__name__}: {message} (line {line})")
+
+    sys.excepthook = print_error
     exec(code, module.__dict__)
 
 
-def _print_error(kind: type[BaseException], error: BaseException, _: object) -> None:
-    """Exit status 1 has failed the script whatever it wrote; the judge quotes its last line."""
-    _, message, line = _describe(error)
-    print(f"\n{kind.__name__}: {message} (line {line})")
+def _renew_standard_output() -> None:
+    """The object that was made for /dev/null takes a pipe for seekable."""
+    old = sys.stdout
+    sys.stdout = open(1, "w", encoding=old.encoding, errors=old.errors, closefd=False)  # noqa: SIM115
+    setattr(sys, "__stdout__", sys.stdout)  # noqa: B010 (final for mypy)
 
 
 def _new_module(name: str) -> "ModuleType":
@@ -93,32 +108,34 @@ def _new_module(name: str) -> "ModuleType":
     return module
 
 
-def _answer(module: "ModuleType", operation: str, operands: "tuple[Any, ...]", limit: int) -> bytes:
+def _answer(
+    module: "ModuleType", code: str, operation: str, operands: "tuple[Any, ...]", limit: int
+) -> bytes:
     try:
         if operation == "define":
-            exec(operands[0], module.__dict__)
+            exec(code, module.__dict__)
             reply: tuple[object, ...] = ("defined",)
         elif operation == "lookup":
             reply = _look_up(module, operands[0])
         elif operation == "test":
-            reply = _test(module, *operands)
+            reply = _test(module, code, *operands)
         else:
             name, args, kwargs = operands
             reply = ("value", module.__dict__[name](*args, **kwargs))
     except BaseException as error:
-        reply = ("raised", *_describe(error))
+        reply = ("raised", *_describe(error, code))
     try:
         return wire.encode(reply, limit, _standard_mappings())
     except wire.WireError as error:
         return wire.encode(("unsendable", str(error)), limit)
 
 
-def _test(module: "ModuleType", setup: str, tests: list[str], token: str) -> tuple[object, ...]:
+def _test(module: "ModuleType", code: str, setup: str, tests: list[str], token: str) -> tuple[object, ...]:
     for position, text in enumerate((setup, *tests)):
         try:
             exec(text, module.__dict__)
         except BaseException as error:
-            return ("raised", position, *_describe(error))
+            return ("raised", position, *_describe(error, code))
     return ("tested", token)
 
 
@@ -139,16 +156,28 @@ def _look_up(module: "ModuleType", name: str) -> tuple[object, ...]:
     return ("callable",) if callable(value) else ("value", value)
 
 
-def _describe(error: BaseException) -> tuple[str, str, int]:
+def _describe(error: BaseException, code: str) -> "tuple[str, str, int]":
     """Type, message and the line of the candidate's code that the error passed last (0: none)."""
+    own = _compiled(code)
     line, step = 0, error.__traceback__
     while step is not None:
-        source = step.tb_frame.f_code.co_filename
-        if source == __file__:
-            line = 0
-        elif source == _SOURCE:
+        frame = step.tb_frame
+        if frame.f_code.co_filename == _SOURCE and frame.f_code in own:
             line = step.tb_lineno
         step = step.tb_next
     if isinstance(error, SyntaxError) and line == 0:
         line = error.lineno or 0
     return type(error).__name__, str(error)[:_MESSAGE], line
+
+
+def _compiled(code: str) -> "set[CodeType]":
+    """The code objects that running a text makes: what `eval` and the like make is called `<string>`, too."""
+    found: set[CodeType] = set()
+    try:
+        left = [compile(code, _SOURCE, "exec", dont_inherit=True)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return found
+    while left:
+        found.add(left[-1])
+        left += [constant for constant in left.pop().co_consts if type(constant) is type(_compiled.__code__)]
+    return found

@@ -1,8 +1,8 @@
 """The process that runs the trusted tests. It never executes a candidate's code.
 
-The names that the tests use and the candidate defines are stand-ins (`session`). The expected values never leave this
-process, so that the only way to pass a test is to return the right value; and it is this process that reports the
-verdict, on a pipe that the candidate's process never had.
+The names that the tests use and do not define are the candidate's; its functions are stand-ins (`session`). The
+expected values never leave this process, so that the only way to pass a test is to return the right value; and it is
+this process that reports the verdict, on a pipe that the candidate's process never had.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import builtins
 import functools
 import os
 import resource
+import symtable
 import sys
 
 from . import kernel, seccomp, stdio
-from .session import Candidate, Failure, Unable
+from .session import Candidate, Failure, Unable, cannot_cross
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +33,33 @@ _MODULES = frozenset({
 # fmt: on
 """Those of the standard library that a test may use under a name by which the candidate imported them."""
 
-_ABSENT = {"class": "a class", "module": "a module", "unsendable": "not plain data"}
+
+class Namespace(dict[str, object]):
+    """The tests' globals. What is neither theirs nor a built-in is the candidate's, looked up when it is used.
+
+    Args:
+        candidate: whose it is.
+        own: names that the tests define.
+        overrides: built-ins for which the candidate's definition counts all the same; otherwise
+            `assert set(f(x)) == set(y)` must mean what it says.
+    """
+
+    def __init__(self, candidate: Candidate, own: frozenset[str], overrides: list[str]) -> None:
+        super().__init__(__name__="tests")
+        self._candidate, self._own, self._overrides = candidate, own, overrides
+
+    def __missing__(self, name: str) -> object:
+        is_builtin = hasattr(builtins, name) and name not in self._overrides
+        if name in self._own or is_builtin or name.startswith("__"):
+            raise KeyError(name)
+        kind, value = self._candidate.look_up(name)
+        if kind == "module":
+            if value not in _MODULES:
+                self._candidate.fail("failed", cannot_cross(name, "a module"))
+            value = __import__(str(value))
+        if kind != "data":
+            self[name] = value
+        return value
 
 
 def conduct(request: Any, user: int | None, facts: dict[str, bool], report: Callable[..., None]) -> None:
@@ -40,7 +67,7 @@ def conduct(request: Any, user: int | None, facts: dict[str, bool], report: Call
 
     Args:
         request: `plan`, the limits; `code`; and either `cases`, public and private ones, each (stdin, stdout), or
-            `setup`, `tests` and `tests_inside`.
+            `setup`, `tests`, `tests_inside` and `overrides`.
         user: an id for the candidate to become, if this process can change it.
         facts: what is already known of the isolation.
         report: is told when a candidate's process has started, and the verdict.
@@ -81,13 +108,22 @@ def _judge_tests(plan: Any, request: Any, start: Callable[..., Candidate]) -> tu
     try:
         if request["tests_inside"]:
             return judge_inside(candidate, request["code"], request["setup"], request["tests"])
-        return judge(candidate, request["code"], request["setup"], request["tests"])
+        return judge(candidate, request["code"], request["setup"], request["tests"], request["overrides"])
     finally:
         candidate.stop()
 
 
-def judge(candidate: Candidate, code: str, setup: str, tests: list[str]) -> tuple[str, str]:
+def judge(
+    candidate: Candidate, code: str, setup: str, tests: list[str], overrides: list[str]
+) -> tuple[str, str]:
     """Run a candidate's code in its process and the tests in this one.
+
+    Args:
+        candidate: its process.
+        code: of the candidate.
+        setup: runs first.
+        tests: run next, until one raises.
+        overrides: see `Namespace`.
 
     Returns:
         Verdict and message.
@@ -96,17 +132,17 @@ def judge(candidate: Candidate, code: str, setup: str, tests: list[str]) -> tupl
         Unable: the tests are not Python.
     """
     compiled = compile_tests(setup, tuple(tests))
+    namespace = Namespace(candidate, names_defined(setup, tuple(tests)), overrides)
     position = 0
     try:
         candidate.define(code)
-        namespace, absent = _namespace(candidate, compiled)
         for position, step in enumerate(compiled):  # noqa: B007 (read after the loop ends early)
             exec(step, namespace)
     except Failure as failure:
         return failure.verdict, _where(position, tests) + failure.message
     except BaseException as error:
         if candidate.failure is None:
-            return "failed", _where(position, tests) + _explain(error, candidate, absent)
+            return "failed", _where(position, tests) + _explain(error, candidate)
     if candidate.failure is not None:  # a test swallowed it
         return candidate.failure.verdict, _where(position, tests) + candidate.failure.message
     return "passed", ""
@@ -162,29 +198,13 @@ def compile_tests(setup: str, tests: tuple[str, ...]) -> list[CodeType]:
         raise Unable(f"the tests do not compile: {error}") from None
 
 
-def _namespace(candidate: Candidate, compiled: list[CodeType]) -> tuple[dict[str, object], dict[str, str]]:
-    """The tests' globals, and the names that they use and the candidate has, but which cannot be stood in for.
-
-    The candidate does not replace built-ins (`assert set(f(x)) == set(y)` must mean what it says). Only where it has
-    none of the tests' other names, it may define the first built-in that they use: the exercise is then `sum` itself.
-    """
-    names = list(dict.fromkeys(name for code in compiled for name in _names(code)))
-    found = {name: candidate.look_up(name) for name in names if not hasattr(builtins, name)}
-    found = {name: answer for name, answer in found.items() if answer[0] != "missing"}
-    if not found:
-        found = {name: candidate.look_up(name) for name in [n for n in names if hasattr(builtins, n)][:1]}
-    namespace = {name: value for name, (kind, value) in found.items() if kind == "value"}
-    modules = {name: value for name, (kind, value) in found.items() if kind == "module" and value in _MODULES}
-    namespace |= {name: __import__(value) for name, value in modules.items()}
-    absent = {name: kind for name, (kind, _) in found.items() if name not in namespace}
-    return {"__name__": "tests", **namespace}, absent
-
-
-def _names(code: CodeType) -> list[str]:
-    inner = [
-        name for constant in code.co_consts if isinstance(constant, type(code)) for name in _names(constant)
-    ]
-    return [*code.co_names, *inner]
+@functools.lru_cache(maxsize=128)
+def names_defined(setup: str, tests: tuple[str, ...]) -> frozenset[str]:
+    """The global names that setup and tests assign, import or define somewhere."""
+    tables = [symtable.symtable(text, "<tests>", "exec") for text in (setup, *tests)]
+    return frozenset(
+        symbol.get_name() for table in tables for symbol in table.get_symbols() if symbol.is_assigned()
+    )
 
 
 def _where(position: int, tests: list[str]) -> str:
@@ -195,10 +215,7 @@ def _where(position: int, tests: list[str]) -> str:
     return f"test {position} of {len(tests)}: {test if len(test) <= 200 else test[:200] + '…'}\n"
 
 
-def _explain(error: BaseException, candidate: Candidate, absent: dict[str, str]) -> str:
-    if isinstance(error, NameError) and error.name in absent:
-        what = _ABSENT[absent[error.name]]
-        return f"the tests use the candidate's {error.name!r}, {what}: it cannot cross to the tests"
+def _explain(error: BaseException, candidate: Candidate) -> str:
     try:
         said = str(error)
     except ValueError:  # an integer beyond sys.set_int_max_str_digits

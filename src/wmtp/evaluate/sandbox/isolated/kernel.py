@@ -103,9 +103,9 @@ def filter_system_calls(program: bytes) -> None:
         raise _last_error("no system call filter")
 
 
-def die_with_parent() -> bool:
-    """Have the kernel kill this process when the thread that started it ends. Cleared by a change of user."""
-    return _prctl(_PR_SET_PDEATHSIG, SIGKILL)
+def die_with_parent(signal: int = SIGKILL) -> bool:
+    """Have the kernel signal this process when the thread that started it ends. Cleared by a change of user."""
+    return _prctl(_PR_SET_PDEATHSIG, signal)
 
 
 def protect_memory(protected: bool) -> bool:
@@ -163,8 +163,8 @@ def _mapped(path: str, number: int) -> bool:
     return any(first <= number < first + count for first, _, count in ranges)
 
 
-def descendants(pid: int) -> list[int]:
-    """Living (not zombie) processes below `pid`, nearest first; empty where there is no /proc."""
+def descendants(pid: int, zombies: bool = False) -> list[int]:
+    """Living processes below `pid`, and zombies if asked for, nearest first; empty where there is no /proc."""
     if not LINUX:
         return []
     processes: dict[int, tuple[int, bool]] = {}
@@ -180,7 +180,7 @@ def descendants(pid: int) -> list[int]:
     family = [pid]
     while family:
         family = [child for child, (above, _) in processes.items() if above in family]
-        found += [child for child in family if not processes[child][1]]
+        found += [child for child in family if zombies or not processes[child][1]]
     return found
 
 

@@ -5,13 +5,15 @@ It runs neither tests nor a candidate's code, so that each judge begins in the s
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
+import signal
 from contextlib import suppress
 
 from . import kernel, wire
 from .channel import Channel, ClosedError
-from .judge import compile_tests, conduct, system_call_filter
+from .judge import compile_tests, conduct, names_defined, system_call_filter
 from .session import Unable, end_descendants
 
 TYPE_CHECKING = False
@@ -26,14 +28,15 @@ def main(number: int) -> None:
     """Read programs from standard input until it ends; report on what was standard output.
 
     Every report is a tuple: ("started", process id of the candidate as seen from outside, or 0 if that is not known,
-    whether it is unable to signal its judge), ("verdict", verdict, message, facts, public) and ("ended", exit code of
-    the judge).
+    whether it is unable to disturb its judge), ("verdict", verdict, message, facts, public), or in its place
+    ("broken", message) if the judge met an error, and ("ended", exit code of the judge).
 
     Args:
         number: see `unprivileged_id`.
     """
     channel = Channel(*_take_over_pipes(), _MESSAGE_LIMIT, float("inf"))
-    kernel.die_with_parent()
+    signal.signal(signal.SIGTERM, _end)
+    kernel.die_with_parent(signal.SIGTERM)
     kernel.protect_memory(True)
     kernel.adopt_orphans()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -59,10 +62,12 @@ def _prepare(request: Any) -> None:
         system_call_filter(request["plan"])
         if "tests" in request:
             compile_tests(request["setup"], tuple(request["tests"]))
+            names_defined(request["setup"], tuple(request["tests"]))
 
 
 def _judge(request: Any, user: int | None, channel: Channel, server: int) -> None:
     """What the forked process does; it does not return."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         facts = {
             "judge_dies_with_parent": kernel.die_with_parent(),
@@ -74,9 +79,18 @@ def _judge(request: Any, user: int | None, channel: Channel, server: int) -> Non
             os._exit(0)
     except BaseException as error:
         message = f"the judge failed: {type(error).__name__}: {error}"[:_MESSAGE]
-        channel.send(wire.encode(("verdict", "error", message, {}, None), _MESSAGE_LIMIT))
+        said: tuple[object, ...] = ("broken", message)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # nobody's fault
+            said = ("verdict", "error", message, {}, None)
+        channel.send(wire.encode(said, _MESSAGE_LIMIT))
     finally:
         os._exit(1)
+
+
+def _end(*_: object) -> None:
+    """The evaluator is gone: end all below, also what has left its session or does not die with its parent."""
+    end_descendants()
+    kernel.kill(os.getpid())
 
 
 def _take_over_pipes() -> tuple[int, int]:

@@ -136,7 +136,7 @@ class Candidate:
             return None
         types = [type(part) for part in reply]
         if types != [str, int, str, str, int] or reply[0] != "raised" or not 0 <= reply[1] <= len(tests):
-            self._fail("failed", "the tests gave a malformed reply")
+            self.fail("failed", "the tests gave a malformed reply")
         _, position, kind, message, _ = reply
         return position, f"{kind}{': ' if message else ''}{message}"
 
@@ -144,19 +144,23 @@ class Candidate:
         """What the candidate's module has under a name.
 
         Returns:
-            ("value", a stand-in or plain data), ("module", name of a module), or one of "missing", "class" and
-            "unsendable", and None.
+            ("function", a stand-in), ("data", a copy) or ("module", its name).
+
+        Raises:
+            Failure: it has nothing there, or what cannot cross.
         """
         reply = self._ask("lookup", name)
+        if reply == ("missing",):
+            self.fail("failed", f"the tests use {name!r}, which the program does not define")
+        if reply == ("class",):
+            self.fail("failed", cannot_cross(name, "a class"))
         if reply == ("callable",):
-            return "value", self._stand_in(name)
-        if reply[0] == "value" and len(reply) == 2:
-            return "value", reply[1]
+            return "function", self._stand_in(name)
         if reply[0] == "module" and [type(part) for part in reply[1:]] == [str]:
             return "module", reply[1]
-        if reply[0] not in ("missing", "class", "unsendable"):
+        if reply[0] != "value" or len(reply) != 2:
             self._refuse(f"reading {name}", reply)
-        return reply[0], None
+        return "data", reply[1]
 
     def describe_last_call(self) -> str:
         """The last call that was answered, with its result; empty if there was none."""
@@ -176,7 +180,8 @@ class Candidate:
         call.__name__ = call.__qualname__ = name
         return call
 
-    def _fail(self, verdict: str, message: str) -> NoReturn:
+    def fail(self, verdict: str, message: str) -> NoReturn:
+        """Have the candidate fail, whatever else happens."""
         self.failure = Failure(verdict, message)
         raise self.failure
 
@@ -184,10 +189,10 @@ class Candidate:
         if reply[0] == "raised" and [type(part) for part in reply[1:]] == [str, str, int]:
             _, kind, message, line = reply
             where = f" (line {line})" if 0 < line < _REQUEST_LIMIT else ""
-            self._fail("failed", f"{doing} raised {kind}{': ' if message else ''}{message}{where}")
+            self.fail("failed", f"{doing} raised {kind}{': ' if message else ''}{message}{where}")
         if reply[0] == "unsendable" and [type(part) for part in reply[1:]] == [str]:
-            self._fail("failed", f"{doing} gave a value {reply[1]}")
-        self._fail("failed", f"{doing} gave a malformed reply")
+            self.fail("failed", f"{doing} gave a value {reply[1]}")
+        self.fail("failed", f"{doing} gave a malformed reply")
 
     def _ask(self, *request: object) -> tuple[Any, ...]:
         if self.failure is not None:
@@ -198,28 +203,28 @@ class Candidate:
         try:
             self.channel.send(wire.encode(request, _REQUEST_LIMIT))
         except wire.WireError as error:
-            self._fail("failed", f"the tests pass a value {error}")
+            self.fail("failed", f"the tests pass a value {error}")
         except (ClosedError, DeadlineError, SizeError) as error:
             self._lost(error)
         try:
             reply = wire.decode(self.channel.receive())
         except wire.WireError as error:
-            self._fail("failed", f"a malformed reply: {error}")
+            self.fail("failed", f"a malformed reply: {error}")
         except (ClosedError, DeadlineError, SizeError) as error:
             self._lost(error)
         if type(reply) is not tuple or not reply:
-            self._fail("failed", "a malformed reply")
+            self.fail("failed", "a malformed reply")
         return reply
 
     def _lost(self, error: Exception) -> NoReturn:
         """No reply: find out why."""
         if isinstance(error, DeadlineError):
-            self._fail("timeout", "not done before the wall-clock limit")
+            self.fail("timeout", "not done before the wall-clock limit")
         if isinstance(error, SizeError):
-            self._fail("failed", str(error))
+            self.fail("failed", str(error))
         ended = self._reap(time.monotonic() + _LAST_WORDS)
         if ended is None:
-            self._fail("failed", "the program closed its pipe")
+            self.fail("failed", "the program closed its pipe")
         self._refuse_end(ended, " before the tests ended")
 
     def _refuse_end(self, ended: tuple[int, float], context: str) -> NoReturn:
@@ -228,16 +233,18 @@ class Candidate:
         if code == -kernel.SIGXCPU or (
             code == -kernel.SIGKILL and spent >= _NEARLY * self.plan["cpu_seconds"]
         ):
-            self._fail("timeout", f"used up {self.plan['cpu_seconds']:g} s of CPU time")
+            self.fail("timeout", f"used up {self.plan['cpu_seconds']:g} s of CPU time")
         how = f"exited with status {code}" if code >= 0 else f"was killed by signal {-code}"
-        self._fail("failed", f"the program {how}{context}")
+        self.fail("failed", f"the program {how}{context}")
 
     def _reap(self, limit: float) -> tuple[int, float] | None:
         """Exit code (negative: the signal) and CPU seconds of the process; None if it does not end by `limit`."""
         pause = _FIRST_LOOK
         while time.monotonic() < limit:
             pid, status, usage = os.wait4(self.pid, os.WNOHANG)
-            if pid:
+            if pid and os.WIFSTOPPED(status):  # it has made this process its tracer
+                kernel.kill(pid)
+            elif pid:
                 kernel.kill(pid, group=True)
                 self.pid = 0
                 return os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
@@ -273,6 +280,11 @@ def end_descendants() -> None:
             for survivor in kernel.descendants(os.getpid()):
                 kernel.kill(survivor)
             time.sleep(_SETTLE)
+
+
+def cannot_cross(name: str, what: str) -> str:
+    """Why tests cannot use something that the candidate defines."""
+    return f"the tests use the candidate's {name!r}, {what}: it cannot cross to the tests"
 
 
 def _call(name: str, args: tuple[object, ...], kwargs: dict[str, object]) -> str:
