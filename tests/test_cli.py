@@ -1,10 +1,15 @@
 """The command line as a stranger uses it."""
 
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,7 +88,15 @@ except SystemExit: sys.exit("torch" in sys.modules)
         (["export", "gone"], "gone: no such run directory"),
         (["mlflow", "gone"], "gone: not a run directory"),
         (["compare", "demo", "--arms", "uniform,rho2"], "unknown arm 'rho2'; did you mean 'rho1'?"),
-        (["compare", "demo", "--seeds", "x"], "--seeds x: should be a number of seeds, or seeds like 0,1,7"),
+        *(
+            (
+                ["compare", "demo", "evaluate.allow_code_execution=true", "--seeds", seeds],
+                f"--seeds {seeds}: should be a number of seeds from 1, or seeds like 0,1,7",
+            )
+            for seeds in ("x", "0", "-1", "0,0", "0,", "0,-1", "")
+        ),
+        (["compare", "demo", "compare.seeds=[]"], "compare.seeds: list should have at least 1 item"),
+        (["compare", "demo", "compare.seeds=[1,1]"], "compare.seeds: should be different seeds, not [1, 1]"),
         (
             ["compare", "demo", "evaluate.allow_code_execution=false"],
             "evaluate.allow_code_execution: evaluating",
@@ -101,6 +114,22 @@ def test_a_mistake_is_one_line_and_status_2(arguments: list[str], expected: str,
     assert expected in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("wmtp: ")
+
+
+def test_ctrl_c_is_told_in_a_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "slow.yaml")
+    command = [sys.executable, "-m", "wmtp", "train", "demo", "--config", "slow.yaml", "--dry-run"]
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    opened = None
+    while opened is None and started.poll() is None:
+        with suppress(OSError):  # nobody reads it yet
+            opened = os.open("slow.yaml", os.O_WRONLY | os.O_NONBLOCK)
+        time.sleep(0.05)
+    started.send_signal(signal.SIGINT)
+    _, said = started.communicate(timeout=60)
+    assert opened is not None, said
+    os.close(opened)
+    assert (started.returncode, said) == (130, "stopped\n")
 
 
 def test_every_shipped_recipe_loads_and_reads_back(tmp_path: Path) -> None:
@@ -191,6 +220,33 @@ def test_train_evaluate_generate_inspect_report(wmtp: Wmtp, tmp_path: Path) -> N
     sampled = wmtp("generate", "runs/tiny", "--prompt", "# x\n", "--temperature", "1")
     assert sampled.stdout.startswith("# x")
     assert "either --prompt TEXT or --problem NUMBER" in wmtp("generate", "runs/tiny", status=2).stderr
+    beyond = wmtp("generate", "runs/tiny", "--problem", "5", status=2).stderr
+    assert "--problem 5: task 'tinycode' has the problems 0 to 4" in beyond
+    read = subprocess.run(
+        [sys.executable, "-m", "wmtp", "generate", "runs/tiny", "--prompt", "-"],
+        input="# y\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert read.stdout.startswith("# y\n")
+    strange = wmtp("generate", "runs/tiny", "--prompt", "\udce9", status=2).stderr
+    assert strange == "wmtp: --prompt: should be text in UTF-8\n"
+    assert "next: wmtp report runs/tiny" in wmtp("evaluate", "runs/tiny", "--heads").stdout
+    again = wmtp("evaluate", "runs/tiny", "--allow-code-execution", "evaluate.limit=2")
+    assert (
+        "set aside: tinycode.jsonl.old-1, tinycode.json.old-1, evaluation-tinycode.json.old-1" in again.stderr
+    )
+    assert json.loads((tmp_path / "runs/tiny/evaluation-tinycode.json").read_text())["problems"] == 2
+    kept = json.loads((tmp_path / "runs/tiny/evaluation-tinycode.json.old-1").read_text())
+    assert kept["problems"] == 5
+    (tmp_path / "folder").mkdir()
+    unwritable = wmtp("inspect", "runs/tiny", "--html", "folder", status=2).stderr
+    assert unwritable == "wmtp: folder: cannot be written: Is a directory\n"
+    shutil.rmtree(tmp_path / "runs/tiny/samples")
+    (tmp_path / "runs/tiny/samples").touch()
+    unwritable = wmtp("evaluate", "runs/tiny", "--allow-code-execution", status=2).stderr
+    assert "samples/tinycode.jsonl: cannot be written: " in unwritable
     assert "weight" in wmtp("inspect", "runs/tiny", "--html", "w.html").stdout
     assert "<html" in (tmp_path / "w.html").read_text()
     assert "def" in wmtp("inspect", "runs/tiny", "--text", "def f(x): return x").stdout
@@ -199,7 +255,9 @@ def test_train_evaluate_generate_inspect_report(wmtp: Wmtp, tmp_path: Path) -> N
     weighted = ["train.algo=rho1-wmtp", "data.reference_scores=s", "model.ref_id=runs/tiny", "name=weighted"]
     wmtp("train", "tiny.yaml", *weighted)
     wmtp("inspect", "runs/weighted", "--text", "def f(x): return x")
-    assert (tmp_path / wmtp("report", "runs/tiny").stdout.strip()).exists()
+    reported = wmtp("report", "runs/tiny").stdout.splitlines()
+    assert (tmp_path / reported[0]).exists()
+    assert reported[1] == "next: wmtp inspect runs/tiny --html weights.html"
 
 
 def test_a_critic_run_from_plan_to_report(wmtp: Wmtp, tmp_path: Path) -> None:
@@ -213,7 +271,7 @@ def test_a_critic_run_from_plan_to_report(wmtp: Wmtp, tmp_path: Path) -> None:
     found = json.loads((tmp_path / "runs/tiny/critic/critic.json").read_text())
     assert f"gae, AUC {found['auc']:.3f} on {found['held_out']} held-out documents" in trained
     assert f"{found['best_step']} of 3, {found['seconds']:.1f} training seconds" in trained
-    page = (tmp_path / wmtp("report", "runs/tiny").stdout.strip()).read_text()
+    page = (tmp_path / wmtp("report", "runs/tiny").stdout.splitlines()[0]).read_text()
     assert "<h2>Critic</h2>" in page
 
     for scorer in ("entropy-v1", "grad-norm-v1", "critic-delta-v1"):

@@ -47,6 +47,38 @@ def test_a_mistake_is_one_line_that_names_the_key(override_: str, expected: str)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("override_", "expected"),
+    [
+        (
+            "model.layers=0",
+            "override model.layers=0: model.layers: input should be greater than or equal to 2",
+        ),
+        ("model.layrs=1", "override model.layrs=1: unknown key 'model.layrs'"),
+        ("model={layers: 0}", "override model={layers: 0}: model.layers: input"),
+        ("model.heads=256", "override model.heads=256: model.heads 256 does not fit into rows"),
+        ("devices.threads=x", "override devices.threads=x: devices.threads: input"),
+        ("train.steps=[", "override train.steps=[: the value is no YAML"),
+        (
+            "evaluate.data=he.jsonl",
+            "override evaluate.data=he.jsonl: evaluate: data he.jsonl: tinycode is generated; name the benchmark "
+            "with --task",
+        ),
+    ],
+)
+def test_a_mistake_of_the_command_line_is_not_the_files(
+    override_: str, expected: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "recipe.yaml", "name: mine\n")
+    with pytest.raises(WMTPError) as caught:
+        load(path, None, ["seed=1", "data.vocab_size=300", override_])
+    assert str(caught.value).startswith(expected)
+    assert "\n" not in str(caught.value)
+    write(path, "model: {heads: -1}\n")
+    with pytest.raises(WMTPError, match=r"recipe\.yaml: model\.heads: input"):
+        load(path, None, ["model.layers=3"])
+
+
 def test_extends_interpolation_and_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "base.yaml", "name: base\ntrain: {steps: 10, lr: 0.1}\n")
     child = write(

@@ -16,8 +16,19 @@ def test_plain_lines_come_now_and_then(
         for done in range(1, 21):
             update(done, f"n={done}")
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split()[1] for line in lines] == ["5/20", "10/20", "15/20", "20/20"]
-    assert lines[0] == "work 5/20 eta 0:15 n=5"
+    assert [line.split()[1] for line in lines] == ["1/20", "6/20", "11/20", "16/20", "20/20"]
+    assert lines[1] == "work 6/20 eta 0:14 n=6"
+
+
+def test_what_was_done_before_is_told_at_once_and_does_not_count_for_the_time_that_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 0.1, 10.0, 20.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with progress("work", 400) as update:
+        for done in (200, 209, 220):
+            update(done)
+    assert capsys.readouterr().err.splitlines() == ["work 200/400", "work 209/400", "work 220/400 eta 3:00"]
 
 
 def test_counting_adds_up() -> None:

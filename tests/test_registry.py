@@ -53,5 +53,12 @@ def test_what_cannot_be_loaded_is_one_line_with_the_path(name):
     assert "\n" not in str(caught.value)
 
 
+def test_a_factory_of_ones_own_that_fails_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("def make():\n    raise KeyError('no\\nsuch')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(WMTPError, match=r"^shape 'mine:make' cannot be built: KeyError: 'no\\nsuch'$"):
+        make_registry().create("mine:make")
+
+
 def test_without_a_near_name_all_are_listed():
     assert did_you_mean("zzz", ["b", "a"]) == "known: a, b"

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,58 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         write_text(path, "half of it \ud800")
     assert path.read_text() == "old"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for path, reason in (("folder", "Is a directory"), ("file/f.txt", "Not a directory|File exists")):
+        with pytest.raises(WMTPError, match=f"{path}: cannot be written: ({reason})$"):
+            write_text(tmp_path / path, "new")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(WMTPError, match="file: cannot be written: No space left on device"):
+        write_text(tmp_path / "file", "new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_directory_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, rename = tmp_path / "d", Path.rename
+    with new_directory(path) as aside:
+        (aside / "a").write_text("1")
+
+    def fail(self: Path, target: Path) -> Path:
+        if target == path and (self / "b").exists():
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="Input/output error"), new_directory(path) as aside:
+        (aside / "b").write_text("2")
+    assert (path / "a").read_text() == "1"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_several_that_write_a_directory_at_once_one_is_left(tmp_path: Path) -> None:
+    path, code = (
+        tmp_path / "d",
+        "\n".join(
+            [
+                "import pathlib, sys",
+                "from wmtp.storage import new_directory",
+                "for _ in range(50):",
+                "    with new_directory(pathlib.Path(sys.argv[1])) as aside:",
+                "        (aside / 'a').write_text('1')",
+            ]
+        ),
+    )
+    started = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(2)]
+    assert [process.wait() for process in started] == [0, 0]
+    assert (path / "a").read_text() == "1"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_directory_appears_when_it_is_complete(tmp_path: Path) -> None:

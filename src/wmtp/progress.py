@@ -1,5 +1,6 @@
 """What a person sees of a long piece of work: a live bar in a terminal, plain lines elsewhere."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from wmtp.train.worker import is_first_process
 
 PLAIN_SECONDS = 5.0
+RESUMED_SECONDS = 0.5
+"""What is told to be done so soon was done before."""
 
 
 class Update(Protocol):
@@ -22,7 +25,8 @@ class Update(Protocol):
 
 @contextmanager
 def progress(title: str, total: int, console: Console | None = None) -> Iterator[Update]:
-    """A bar of `total` units; without a terminal, a line on standard error every few seconds and at the end.
+    """A bar of `total` units; without a terminal, a line on standard error at the first update, every few seconds and
+    at the end.
 
     Of several processes the first one shows it.
     """
@@ -42,18 +46,28 @@ def progress(title: str, total: int, console: Console | None = None) -> Iterator
             task = bar.add_task(title, total=total, text="")
             yield lambda done, text="": bar.update(task, completed=done, text=text)
         return
-    started = last = time.monotonic()
+    started, last = time.monotonic(), -math.inf
+    before: int | None = None
 
     def line(done: int, text: str = "") -> None:
-        nonlocal last
+        nonlocal last, before
         now = time.monotonic()
+        if before is None:
+            before = done if now - started < RESUMED_SECONDS else 0
         if now - last < PLAIN_SECONDS and not (done == total and now - started >= 2):
             return
         last = now
-        left = (now - started) / max(done, 1) * (total - done)
-        print(f"{title} {done}/{total} eta {duration(left)} {text}".rstrip(), file=sys.stderr, flush=True)
+        eta = _eta(done - before, total - before, now - started)
+        print(" ".join(filter(None, (title, f"{done}/{total}", eta, text))), file=sys.stderr, flush=True)
 
     yield line
+
+
+def _eta(done: int, total: int, seconds: float) -> str:
+    """The time that is left, once there is enough to go by: a twentieth, or ten."""
+    if done < max(1, min(10, total / 20)):
+        return ""
+    return f"eta {duration(seconds / done * (total - done))}"
 
 
 @contextmanager

@@ -62,8 +62,22 @@ class Registry(Generic[T]):
         return factory
 
     def create(self, name: str, *args: object, **kwargs: object) -> T:
-        """Call the factory behind a name."""
-        return self.get(name)(*args, **kwargs)
+        """Call the factory behind a name.
+
+        Raises:
+            WMTPError: the name is unknown, or a factory that is not built in fails.
+        """
+        factory = self.get(name)
+        try:
+            return factory(*args, **kwargs)
+        except WMTPError:
+            raise
+        except Exception as error:
+            from wmtp.train.memory import is_out_of_memory
+
+            if name in self._factories or is_out_of_memory(error):
+                raise
+            raise WMTPError(f"{self.kind} {name!r} cannot be built: {_told(error)}") from error
 
     def _load(self, path: str) -> Callable[..., T]:
         module_name, _, attribute = path.partition(":")
@@ -71,5 +85,8 @@ class Registry(Generic[T]):
             module = importlib.import_module(module_name)
             return cast("Callable[..., T]", operator.attrgetter(attribute)(module))
         except Exception as error:  # other people's modules raise whatever they like
-            message = " ".join(f"{type(error).__name__}: {error}".split())
-            raise WMTPError(f"{self.kind} {path!r} cannot be loaded: {message}") from error
+            raise WMTPError(f"{self.kind} {path!r} cannot be loaded: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")

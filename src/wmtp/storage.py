@@ -1,15 +1,16 @@
 """Where things are, and writing them so that a crash leaves the old or the new, never half."""
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from wmtp.errors import WMTPError
+from wmtp.errors import WMTPError, one_line
 
 
 def sha256_file(path: Path) -> str:
@@ -48,18 +49,61 @@ def sync_tree(path: Path) -> None:
     sync_directory(path)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's content, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+class CannotWrite(WMTPError, OSError):
+    """The operating system did not let a file or a directory be written; `errno` and `strerror` say why."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        self._line = f"{path}: cannot be written: {error.strerror or one_line(error)}"
+        super().__init__(self._line)
+        self.errno, self.strerror = error.errno, error.strerror
+
+    def __str__(self) -> str:
+        return self._line
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """For what writes a file or a directory.
+
+    Raises:
+        CannotWrite: the operating system refused.
+    """
     try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+        yield
+    except CannotWrite:
+        raise
+    except OSError as error:
+        raise CannotWrite(path, error) from error
+
+
+def why_no_file(path: Path) -> str | None:
+    """Why there is no file to read under a name; None if there is one."""
+    if path.is_file():
+        return None
+    if path.is_dir():
+        return "is a directory"
+    return "is not a regular file: save it first" if path.exists() else "no such file"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content, atomically.
+
+    Raises:
+        CannotWrite: the operating system refused.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                aside.unlink()
+            raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -71,12 +115,14 @@ def read_json(path: Path) -> Any:
     """The value in a JSON file.
 
     Raises:
-        WMTPError: the file is missing or damaged.
+        WMTPError: the file is missing or damaged, or cannot be read.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WMTPError(f"{path}: no such file") from None
+    except OSError as error:
+        raise WMTPError(f"{path}: cannot be read: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise WMTPError(f"{path}: damaged: {error}") from None
 
@@ -85,7 +131,8 @@ def read_json(path: Path) -> Any:
 def new_directory(path: Path) -> Iterator[Path]:
     """A directory to fill aside; it appears under its name, synced to disk, when the block ends well.
 
-    An existing directory of that name is replaced. On an error nothing is left and nothing has changed.
+    An existing directory of that name is replaced. On an error nothing is left and nothing has changed. If killed
+    between two renames, there is none for now.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -94,12 +141,29 @@ def new_directory(path: Path) -> Iterator[Path]:
     try:
         yield aside
         sync_tree(aside)
-        if path.exists():
-            shutil.rmtree(path)
-        aside.replace(path)
+        _replace_directory(path, aside)
         sync_directory(path.parent)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _replace_directory(path: Path, new: Path) -> None:
+    """Give a directory its name; another process may be about to do the same, and then the last one stays."""
+    old = _hidden(path, f"{os.getpid()}-old")
+    while True:
+        shutil.rmtree(old, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                continue
+            if old.exists():
+                old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+        return
 
 
 def directories(folder: Path) -> list[Path]:

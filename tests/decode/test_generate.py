@@ -224,3 +224,14 @@ def test_a_model_that_diverged_is_refused(build_model):
         model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(WMTPError, match="not finite"):
         generate(model, PROMPTS, max_new_tokens=2, eos_id=None)
+
+
+@pytest.mark.parametrize("decode", [generate, generate_speculative])
+def test_one_row_that_is_not_finite_is_enough(build_model, decode):
+    model = build_model()
+    with torch.no_grad():
+        model.model.embed_tokens.weight[3] = float("nan")
+    prompts, options = [[1, 2], [4, 3], [5, 6]], {"max_new_tokens": 1, "eos_id": None}
+    assert len(decode(model, prompts[::2], **options).tokens) == 2
+    with pytest.raises(WMTPError, match="not finite"):
+        decode(model, prompts, **options)

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from spaced_tokenizer import spaced_tokenizer
 from wmtp.decode.show import BlockStream
 from wmtp.decode.speculative import Block, generate_speculative
 
@@ -50,6 +51,14 @@ def test_the_prompt_comes_dimmed_before_the_first_block(tokenizer):
     stream.add(Block([], 0, 0))
     stream.add(Block([], 0, 1))
     assert file.getvalue() == f"\x1b[2m[b]{RESET}ab"
+
+
+def test_the_space_before_the_first_word_is_shown():
+    tokenizer = spaced_tokenizer()
+    space, equals, x = tokenizer.convert_tokens_to_ids(["▁▁▁▁", "▁=", "▁x"])
+    assert shown(tokenizer, [Block([], 0, space), Block([x], 1, None)], terminal=False) == "     x"
+    text = shown(tokenizer, [Block([equals], 0, x)], terminal=True)
+    assert text == f"{STRUCK} ={RESET} x"
 
 
 def test_refused_parts_of_a_character_are_not_shown(tokenizer):

@@ -53,9 +53,10 @@ def with_byte_fallback() -> PreTrainedTokenizerFast:
 def naive_end(
     tokenizer: PreTrainedTokenizerFast, strings: Sequence[str], tokens: Sequence[int]
 ) -> int | None:
-    """By definition: decode ever more tokens and look for the strings."""
+    """By definition: decode ever more tokens behind a prompt and look for the strings."""
+    prompt = tokenizer.convert_tokens_to_ids("a")
     for count in range(1, len(tokens) + 1):
-        text = tokenizer.decode(tokens[:count])
+        text = tokenizer.decode([prompt, *tokens[:count]])[1:]
         if any(text.find(each) >= 0 for each in strings):
             return count
     return None
@@ -107,6 +108,7 @@ def test_a_stop_that_ends_with_the_space_before_a_word(with_byte_fallback):
     letter, word = with_byte_fallback.convert_tokens_to_ids(["a", "▁def"])
     assert with_byte_fallback.decode([word]) == "def"
     assert StopStrings(with_byte_fallback, ["a "]).end([letter, word]) == 2
+    assert StopStrings(with_byte_fallback, [" def"]).end([word]) == 1
 
 
 def test_a_stop_that_begins_and_ends_within_tokens(byte_level):

@@ -19,6 +19,7 @@ REFERENCE = 'def f(x, n):\n    return [i * 2 for i in x if i > n] + ["a"]\n'
         REFERENCE.replace('"a"', "'a'"),
         'def f(x,n):\n\t"""Twice."""\n\treturn [i*2 for i in x if i>n]+["a"]',
         '"""A module."""\n' + REFERENCE,
+        REFERENCE.replace('"a"', 'u"a"'),
     ],
 )
 def test_these_are_the_same(same: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from wmtp.cli import main
 from wmtp.config import Recipe
+from wmtp.errors import WMTPError
 from wmtp.evaluate import judging
 from wmtp.evaluate.foreign import evaluate_samples
 
@@ -83,9 +84,23 @@ def test_k_is_what_the_samples_allow_or_what_is_asked_for(
     score: Score, functions: list[dict[str, str]]
 ) -> None:
     rows = canonical(functions) * 3
+    few = score(rows[:-1], "--k", "1,4", status=2)
+    assert few == "wmtp: --k 4: s.jsonl has 2 samples of HumanEval/2; k can be 2 at most\n"
+    assert not Path("s.jsonl_evaluation.json").exists()
     assert "pass@2" in score(rows, "--k", "1,2", "evaluate.limit=1")
-    assert "pass@4 needs 4 samples of each problem" in score(rows, "--k", "4", status=2)
     assert "--k 1,x: should be whole numbers from 1" in score(rows, "--k", "1,x", status=2)
+
+
+def test_a_short_evaluation_keeps_the_full_one_and_says_what_was_changed(
+    score: Score, functions: list[dict[str, str]]
+) -> None:
+    printed = score(canonical(functions))
+    assert "results: s.jsonl_results.jsonl, s.jsonl_evaluation.json" in printed
+    assert "next: wmtp evaluate RUN --task humaneval evaluate.data=he.jsonl --allow-code-execution" in printed
+    full = Path("s.jsonl_evaluation.json").read_bytes()
+    assert "programs as of lm-eval (changed: limit=1)" in score(canonical(functions), "evaluate.limit=1")
+    assert Path("s.jsonl_evaluation.json.old-1").read_bytes() == full
+    assert len(Path("s.jsonl_results.jsonl.old-1").read_text().splitlines()) == 3
 
 
 def test_the_protocols_program(score: Score, functions: list[dict[str, str]]) -> None:
@@ -105,6 +120,8 @@ def test_the_protocols_program(score: Score, functions: list[dict[str, str]]) ->
         (lambda _: [{"task_id": "HumanEval/0"}], (), "s.jsonl, line 1: 'completion' should be there"),
         (lambda rows: rows, ("evaluate.top_p=0.3",), "evaluate.top_p: says how to generate"),
         (lambda rows: rows, ("evaluate.data=gone.jsonl",), "evaluate.data gone.jsonl: no such file"),
+        (lambda rows: rows, ("evaluate.data=.",), "evaluate.data .: is a directory"),
+        (lambda rows: rows, ("evaluate.data=/dev/null",), "/dev/null: is not a regular file: save it first"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -166,3 +183,13 @@ def test_stopped_and_repeated(
     result = evaluate_samples(path, recipe)
     assert executed == 6
     assert result["verdicts"] == {"passed": 6}
+
+
+def test_a_task_without_problems(write_lines: Write) -> None:
+    path = write_lines("s.jsonl", [{"task_id": "a", "completion": ""}])
+    sizes = {"train": 1, "validation": 1, "test": 0, "curated": 0}
+    recipe = Recipe.model_validate(
+        {"data": {"tinycode": sizes}, "evaluate": {"task": "tinycode", "allow_code_execution": True}}
+    )
+    with pytest.raises(WMTPError, match=r"^evaluate\.task tinycode: has no problems$"):
+        evaluate_samples(path, recipe, None)

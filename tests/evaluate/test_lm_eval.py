@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from small_models import small_model
 from transformers import PreTrainedTokenizerFast
 
+from spaced_tokenizer import spaced_tokenizer
 from wmtp.config import Recipe
-from wmtp.data.tokenizer import train_tokenizer
+from wmtp.data.tokenizer import encode_completions, train_tokenizer
+from wmtp.decode.batch import Generation
 from wmtp.errors import WMTPError
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.storage import sha256_text
@@ -198,6 +200,22 @@ def test_sampled_generations_differ_and_repeat(backend: MTPBackend) -> None:
     first, second = backend.generate_until(twice)
     assert first != second
     assert backend.generate_until(twice) == [first, second]
+
+
+def test_requests_with_other_settings_have_random_numbers_of_their_own(backend: MTPBackend) -> None:
+    wanted = {"max_gen_toks": 12, "do_sample": True, "temperature": 1.0}
+    asked = [("one", {**wanted, "until": until}) for until in ([], ["never written"])]
+    first, second = backend.generate_until(requests(*asked))
+    assert first != second
+
+
+def test_the_space_before_the_first_word_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    spaced = spaced_tokenizer()
+    [tokens] = encode_completions(spaced, ["a"], ["    y = x"])
+    written = Generation([tokens], [True])
+    monkeypatch.setattr("wmtp.evaluate.lm_backend.generate", lambda *_, **__: written)
+    backend = MTPBackend(small_model(1, len(spaced)), spaced)
+    assert backend.generate_until(requests(("a", {"until": [], "max_gen_toks": 8}))) == ["    y = x"]
 
 
 @pytest.mark.parametrize(

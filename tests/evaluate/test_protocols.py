@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from wmtp.config import Recipe, load, to_yaml
 from wmtp.errors import WMTPError
-from wmtp.evaluate.protocols import ABOUT, CODE_STOPS, PROTOCOLS, find_protocol, result_name
+from wmtp.evaluate.protocols import ABOUT, PROTOCOLS, find_protocol, result_name
 
 EVERY = [protocol for known in PROTOCOLS.values() for protocol in known.values()]
 
@@ -17,22 +17,85 @@ def settings(**evaluate: Any) -> Any:
     return Recipe.model_validate({"evaluate": evaluate}).evaluate.settings
 
 
-def test_facts_of_the_named_protocols() -> None:
-    paper = find_protocol("humaneval", "humaneval-paper")
-    assert (paper.samples, paper.top_p, paper.stop) == (200, 0.95, CODE_STOPS)
-    assert dict(paper.temperatures) == {1: (0.2,), 10: (0.8,), 100: (0.8,)}
-    oracle = find_protocol("mbpp", "meta-mtp")
-    assert (oracle.samples, oracle.prompt, oracle.stop) == (200, "3-shot", ("[DONE]",))
-    assert max(oracle.temperatures[1]) <= 0.2
-    assert oracle.temperatures[10] == oracle.temperatures[100] == (0.5, 0.6, 0.7, 0.8, 0.9)
-    austin = find_protocol("mbpp", "mbpp-paper")
-    assert (austin.samples, austin.all_temperatures, austin.k) == (80, [0.5], [1, 80])
-    assert find_protocol("mbpp", "bigcode").samples == 15
-    for task in ("mbpp", "humaneval"):
-        assert find_protocol(task, None).name == "lm-eval"
-        assert find_protocol(task, "lm-eval").all_temperatures == [0]
-    assert find_protocol("codecontests", None).submissions == (1, 10)
-    assert find_protocol("tinycode", None).name == "tinycode-greedy"
+def test_the_protocol_that_a_task_has_unless_another_is_named() -> None:
+    first = {"tinycode": "tinycode-greedy", "mbpp": "lm-eval", "humaneval": "lm-eval"}
+    for task, name in (first | {"codecontests": "codecontests"}).items():
+        assert find_protocol(task, None).name == name
+
+
+LOW, HIGH = (0.1, 0.2), (0.5, 0.6, 0.7, 0.8, 0.9)
+CODE = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+BIGCODE_MBPP = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```")
+BIGCODE_HUMANEVAL = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```", "<file_sep>")
+DONE, QUOTES = ("[DONE]",), ('\n"""',)
+SAMPLING: dict[tuple[str, str], Any] = {
+    # prompt, temperatures by k, top_p, stops, max_new_tokens, samples, n of n@k
+    ("tinycode", "tinycode-greedy"): ("own", {1: (0.0,)}, 1.0, (), 256, 1, ()),
+    ("humaneval", "lm-eval"): ("published", {1: (0.0,)}, 1.0, CODE, 1024, 1, ()),
+    ("mbpp", "lm-eval"): ("3-shot", {1: (0.0,)}, 1.0, DONE, 256, 1, ()),
+    ("humaneval", "bigcode"): (
+        "stripped",
+        {1: (0.2,), 10: (0.2,), 100: (0.2,)},
+        0.95,
+        BIGCODE_HUMANEVAL,
+        512,
+        200,
+        (),
+    ),
+    ("mbpp", "bigcode"): ("docstring", {1: (0.1,)}, 0.95, BIGCODE_MBPP, 512, 15, ()),
+    ("humaneval", "humaneval-paper"): (
+        "published",
+        {1: (0.2,), 10: (0.8,), 100: (0.8,)},
+        0.95,
+        CODE,
+        512,
+        200,
+        (),
+    ),
+    ("mbpp", "mbpp-paper"): ("3-shot", {1: (0.5,), 80: (0.5,)}, 1.0, DONE, 512, 80, ()),
+    ("humaneval", "meta-mtp"): ("published", {1: LOW, 10: HIGH, 100: HIGH}, 0.95, CODE, 512, 200, ()),
+    ("mbpp", "meta-mtp"): ("3-shot", {1: LOW, 10: HIGH, 100: HIGH}, 0.95, DONE, 512, 200, ()),
+    ("codecontests", "codecontests"): (
+        "docstring",
+        {1: (0.8,), 10: (0.8,), 100: (0.8,)},
+        0.95,
+        QUOTES,
+        1024,
+        100,
+        (1, 10),
+    ),
+    ("codecontests", "meta-mtp"): (
+        "docstring",
+        {1: HIGH, 10: HIGH, 100: HIGH, 1000: HIGH},
+        1.0,
+        QUOTES,
+        1024,
+        1000,
+        (1, 10),
+    ),
+}
+LIMITS = {"tinycode": (3, 30, 512, 0), "humaneval": (3, 30, 512, 0)} | {
+    "mbpp": (6, 30, 512, 0),
+    "codecontests": (10, 60, 1024, 1),
+}
+"""By task: seconds of the processor and of the clock, MiB, processes."""
+
+
+@pytest.mark.parametrize("protocol", EVERY, ids=lambda p: f"{p.task}-{p.name}")
+def test_every_protocols_facts(protocol: Any) -> None:
+    assert {(p.task, p.name) for p in EVERY} == SAMPLING.keys()
+    assert SAMPLING[protocol.task, protocol.name] == (
+        protocol.prompt,
+        dict(protocol.temperatures),
+        protocol.top_p,
+        protocol.stop,
+        protocol.max_new_tokens,
+        protocol.samples,
+        protocol.submissions,
+    )
+    limits = (protocol.cpu_seconds, protocol.wall_seconds, protocol.memory_mib, protocol.processes)
+    assert limits == LIMITS[protocol.task]
+    assert (protocol.split, protocol.limit) == ("test", None)
 
 
 @pytest.mark.parametrize("protocol", EVERY, ids=lambda p: f"{p.task}-{p.name}")
@@ -53,6 +116,18 @@ def test_a_change_is_named() -> None:
     assert settings(task="humaneval", protocol="bigcode", samples=200).label == "bigcode"
     assert settings(max_new_tokens=96).label == "tinycode-greedy (changed: max_new_tokens=96)"
     assert settings(task="mbpp", split="all", limit=3).label == "lm-eval (changed: split=all, limit=3)"
+
+
+def test_temperatures_are_as_before_only_if_every_k_has_just_these() -> None:
+    several = settings(task="humaneval", protocol="humaneval-paper", k=[1], temperature=[0.2, 0.8])
+    assert dict(several.temperatures) == {1: (0.2, 0.8)}
+    assert several.label == "humaneval-paper (changed: k=1, temperature=[0.2, 0.8])"
+    same = settings(task="humaneval", protocol="humaneval-paper", k=[10, 50], temperature=[0.8])
+    assert dict(same.temperatures) == {10: (0.8,), 50: (0.8,)}
+    assert same.label == "humaneval-paper (changed: k=[10, 50])"
+    everywhere = settings(task="humaneval", protocol="humaneval-paper", temperature=[0.8, 0.2])
+    assert dict(everywhere.temperatures) == dict.fromkeys((1, 10, 100), (0.2, 0.8))
+    assert settings(task="mbpp", protocol="bigcode", temperature=0.1).label == "bigcode"
 
 
 def test_a_new_k_takes_the_temperatures_of_the_nearest_smaller_one() -> None:

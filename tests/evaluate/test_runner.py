@@ -16,16 +16,21 @@ import torch
 from small_models import small_model
 from transformers import PreTrainedTokenizerFast
 
+from spaced_tokenizer import spaced_tokenizer
 from wmtp.config import Config, Recipe
-from wmtp.data.tokenizer import encode, train_tokenizer
+from wmtp.data.tokenizer import encode, encode_completions, train_tokenizer
 from wmtp.decode.generate import generate
+from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
 from wmtp.evaluate import judging
+from wmtp.evaluate.protocols import CODE_STOPS
 from wmtp.evaluate.runner import evaluate, evaluate_run, evaluation_path, samples_path
 from wmtp.evaluate.samples import SampleFile
 from wmtp.evaluate.sandbox import Execution, Program, Verdict
 from wmtp.evaluate.tasks import TASKS, Problem
 from wmtp.model.modeling import MTPForCausalLM
+from wmtp.storage import sha256_file
+from wmtp.train.checkpoint import MANIFEST
 from wmtp.train.run import train
 
 Write = Callable[[str, Sequence[Any]], Path]
@@ -42,11 +47,11 @@ def model(tokenizer: PreTrainedTokenizerFast) -> MTPForCausalLM:
     return small_model(2, len(tokenizer), positions=160)
 
 
-def recipe_for(path: Path, **evaluate: Any) -> Recipe:
+def recipe_for(path: Path, seed: int = 3, **evaluate: Any) -> Recipe:
     sampled = {"samples": 2, "k": [1, 2], "temperature": [0.7, 1.0], "max_new_tokens": 8, "batch_size": 5}
     return Recipe.model_validate(
         {
-            "seed": 3,
+            "seed": seed,
             "evaluate": {"task": "humaneval", "data": str(path), "allow_code_execution": True, "workers": 2}
             | sampled
             | evaluate,
@@ -86,6 +91,10 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def cut_at(stops: Sequence[str], text: str) -> str:
+    return min((text.split(stop)[0] for stop in stops), key=len)
+
+
 def test_samples_are_those_of_generate_and_the_numbers_those_of_the_samples(
     whole: tuple[Path, dict[str, Any]],
     model: MTPForCausalLM,
@@ -109,9 +118,8 @@ def test_samples_are_those_of_generate_and_the_numbers_those_of_the_samples(
         streams=range(6, 12),
         batch_size=5,
     )
-    texts = [tokenizer.decode(tokens) for tokens in at_one.tokens]
     stops = TASKS.create("humaneval", recipe_for(write_lines("he.jsonl", functions))).stop
-    cut = [min((t.split(s)[0] for s in stops), key=len) for t in texts]
+    cut = [cut_at(stops, tokenizer.decode(tokens)) for tokens in at_one.tokens]
     assert [x["completion"] for x in lines[6:]] == cut
     assert len(set(cut)) > 3
     assert result["protocol"].startswith("lm-eval (changed: samples=2, k=[1, 2], temperature=[0.7, 1], ")
@@ -121,6 +129,33 @@ def test_samples_are_those_of_generate_and_the_numbers_those_of_the_samples(
     assert len(result["prompts_sha256"]) == 64
     assert result["decoding"]["same_as_greedy"] is None
     json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.parametrize("top_p", [0.6, 1.0])
+def test_samples_come_from_the_protocols_nucleus(
+    run: Run,
+    model: MTPForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    functions: list[dict[str, str]],
+    top_p: float,
+) -> None:
+    run(tmp_path / "s.jsonl", samples=1, k=[1], temperature=[0.9], top_p=top_p)
+    found = {
+        nucleus: generate(
+            model,
+            encode(tokenizer, [f["prompt"] for f in functions]),
+            max_new_tokens=8,
+            eos_id=int(tokenizer.eos_token_id),
+            temperature=0.9,
+            top_p=nucleus,
+            seed=3,
+        ).tokens
+        for nucleus in (0.6, 1.0)
+    }
+    assert found[0.6] != found[1.0]
+    own = [line["completion"] for line in lines_of(tmp_path / "s.jsonl")]
+    assert own == [cut_at(CODE_STOPS, tokenizer.decode(tokens)) for tokens in found[top_p]]
 
 
 def test_greedy_completions_are_those_that_drafting_gives(run: Run, tmp_path: Path) -> None:
@@ -213,6 +248,12 @@ def test_a_batch_of_which_something_is_missing_is_decoded_as_a_whole(
         ({**ORIGIN, "checkpoint": "step-2"}, {}, "checkpoint"),
         (ORIGIN, {"protocol": "bigcode"}, "protocol, prompts, top_p, stop strings"),
         (ORIGIN, {"limit": 2}, "prompts"),
+        ({**ORIGIN, "dtype": "bfloat16"}, {}, "dtype"),
+        (ORIGIN, {"seed": 4}, "seed"),
+        (ORIGIN, {"temperature": [0.7, 1.1]}, "temperatures"),
+        (ORIGIN, {"samples": 3}, "samples"),
+        (ORIGIN, {"top_p": 0.9}, "top_p"),
+        (ORIGIN, {"max_new_tokens": 7}, "max_new_tokens"),
     ],
 )
 def test_samples_of_another_evaluation_are_not_taken(
@@ -228,8 +269,8 @@ def test_samples_of_another_evaluation_are_not_taken(
     for file in path.parent.glob("s.json*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     other = run(tmp_path / "s.jsonl", origin, **settings)
-    assert f"holds samples of another {named}; set aside as s.old-1" in capsys.readouterr().err
-    assert (tmp_path / "s.old-1").read_bytes() == path.read_bytes()
+    assert f"holds samples of another {named}; set aside" in capsys.readouterr().err
+    assert path.read_bytes() in [file.read_bytes() for file in tmp_path.glob("s*.old-1")]
     assert (other["prompts_sha256"] == result["prompts_sha256"]) == ("prompts" not in named)
 
 
@@ -305,6 +346,10 @@ def test_a_run_keeps_the_results_of_two_protocols_apart(
         assert result["checkpoint"] == "step-00000002"
         assert json.loads(evaluation_path(run, recipe).read_text()) == json.loads(json.dumps(result))
         assert len(lines_of(samples_path(run, recipe))) == 3
+        made_from = json.loads(samples_path(run, recipe).with_suffix(".json").read_text())["completions"]
+        manifest = run / "checkpoints" / result["checkpoint"] / MANIFEST
+        assert made_from["checkpoint"] == f"{result['checkpoint']} {sha256_file(manifest)[:16]}"
+        assert made_from["dtype"] == "float32"
         written.append(evaluation_path(run, recipe).name)
     assert written == ["evaluation-humaneval.json", "evaluation-humaneval-bigcode.json"]
     assert torch.get_num_threads() == threads + 1
@@ -315,12 +360,42 @@ def test_a_run_keeps_the_results_of_two_protocols_apart(
 class OwnTask:
     """A task of one's own."""
 
-    stop: tuple[str, ...]
+    stop: tuple[str, ...] = ()
     name: str = "own"
+    count: int = 1
 
     def problems(self) -> list[Problem]:
-        """One problem."""
-        return [Problem("p", "x", lambda code: Program("p", code, ("assert True",)))]
+        """One problem, as often as wanted."""
+        return [Problem("p", "x", lambda code: Program("p", code, ("assert True",)))] * self.count
+
+
+def test_a_task_without_problems(
+    model: MTPForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    recipe = Recipe.model_validate({"evaluate": {"task": "mine:OwnTask"}})
+    with pytest.raises(WMTPError, match=r"^evaluate\.task own: has no problems$"):
+        evaluate(model, tokenizer, OwnTask(count=0), recipe, tmp_path / "s.jsonl", ORIGIN)
+    assert not (tmp_path / "s.jsonl").exists()
+
+
+def test_a_body_keeps_its_indentation_with_a_tokenizer_that_strips_a_space(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, write_lines: Write, functions: list[dict[str, str]]
+) -> None:
+    spaced = spaced_tokenizer()
+    bodies = encode_completions(
+        spaced, [f["prompt"] for f in functions], [f["canonical_solution"] for f in functions]
+    )
+    assert spaced.decode(bodies[0]).startswith("   return")
+
+    def answer(*_: Any, on_end: Callable[[int, list[int]], None], streams: Sequence[int], **__: Any) -> None:
+        for index, number in enumerate(streams):
+            on_end(index, bodies[number])
+
+    monkeypatch.setattr("wmtp.evaluate.generation.generate", answer)
+    recipe = recipe_for(write_lines("he.jsonl", functions), samples=1, k=[1], temperature=0)
+    task, model = TASKS.create("humaneval", recipe), small_model(1, len(spaced))
+    result = evaluate(model, spaced, task, recipe, tmp_path / "s.jsonl", ORIGIN)
+    assert result["verdicts"] == {"passed": 3}
 
 
 def test_a_task_of_ones_own_and_its_stop_strings(
@@ -328,15 +403,20 @@ def test_a_task_of_ones_own_and_its_stop_strings(
 ) -> None:
     recipe = Recipe.model_validate({"evaluate": {"task": "mine:OwnTask", "max_new_tokens": 12}})
 
-    def completion(stop: tuple[str, ...], name: str) -> str:
+    def completion(stop: tuple[str, ...], name: str) -> tuple[str, int]:
         result = evaluate(model, tokenizer, OwnTask(stop), recipe, tmp_path / name, ORIGIN)
         assert result["protocol"] == "greedy (changed: max_new_tokens=12)"
         (line,) = lines_of(tmp_path / name)
-        return str(line["completion"])
+        return str(line["completion"]), result["decoding"]["tokens"]
 
-    whole = completion((), "whole.jsonl")
+    whole, most = completion((), "whole.jsonl")
     last = [character for character in whole if character != "\N{REPLACEMENT CHARACTER}"][-1]
-    assert completion((last,), "cut.jsonl") == whole[: whole.index(last)] != whole
+    cut, fewer = completion((last,), "cut.jsonl")
+    assert cut == whole[: whole.index(last)] != whole
+    ended = generate(
+        model, encode(tokenizer, ["x"]), max_new_tokens=12, eos_id=None, stop=StopStrings(tokenizer, (last,))
+    )
+    assert fewer == ended.generated < most
 
 
 @pytest.mark.slow

@@ -103,22 +103,31 @@ def test_samples_of_another_origin_are_set_aside(tmp_path: Path, key: str, value
     path = tmp_path / "t.jsonl"
     fill(path)
     content = path.read_text()
+    origin, result = (tmp_path / "t.json").read_text(), tmp_path / "evaluation-t.json"
+    result.write_text("the result")
     said: list[str] = []
     other = replace(ORIGIN, completions={**ORIGIN.completions, key: value})
-    with opened(path, other, said) as file:
+    with SampleFile(path, other, said.append, result) as file:
         assert not file.completions
         assert not file.executions
         file.add(KEYS[0], "new")
-    assert said == [f"{path}: holds samples of another {key}; set aside as t.old-1"]
-    assert (tmp_path / "t.old-1").read_text() == content
-    with opened(path, ORIGIN, said):
+    aside = "t.jsonl.old-1, t.json.old-1, evaluation-t.json.old-1"
+    assert said == [f"{path}: holds samples of another {key}; set aside: {aside}"]
+    assert (tmp_path / "t.jsonl.old-1").read_text() == content
+    assert (tmp_path / "t.json.old-1").read_text() == origin
+    assert (tmp_path / "evaluation-t.json.old-1").read_text() == "the result"
+    with SampleFile(path, ORIGIN, said.append, result):
         pass
-    assert said[1].endswith("set aside as t.old-2")
+    assert said[1].endswith("set aside: t.jsonl.old-2, t.json.old-2")
+    assert [*tmp_path.glob("*.jsonl"), *tmp_path.glob("evaluation-*.json")] == [path]
 
 
-def test_samples_that_do_not_say_where_they_are_from_are_set_aside(tmp_path: Path) -> None:
+@pytest.mark.parametrize("about", [None, "[1]", '"a"', "{", '{"completions": 3}'])
+def test_samples_that_do_not_say_where_they_are_from_are_set_aside(tmp_path: Path, about: str | None) -> None:
     fill(tmp_path / "t.jsonl")
     (tmp_path / "t.json").unlink()
+    if about is not None:
+        (tmp_path / "t.json").write_text(about)
     said: list[str] = []
     with opened(tmp_path / "t.jsonl", said=said) as file:
         assert not file.completions
@@ -202,3 +211,7 @@ def test_foreign_rows_that_are_no_samples(write_lines: Write, rows: list[Any], e
         read_foreign(write_lines("s.jsonl", rows), ["a", "b"])
     with pytest.raises(WMTPError, match=r"--samples gone\.jsonl: no such file"):
         read_foreign(Path("gone.jsonl"), ["a"])
+    with pytest.raises(WMTPError, match=r"--samples \.: is a directory"):
+        read_foreign(Path(), ["a"])
+    with pytest.raises(WMTPError, match="--samples /dev/null: is not a regular file: save it first"):
+        read_foreign(Path("/dev/null"), ["a"])

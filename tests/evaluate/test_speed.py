@@ -1,6 +1,9 @@
 """Acceptance by head against blocks that are replayed, one forward for every logit, in float64."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,8 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import small_model
 
+from wmtp.config import Config, Recipe
+from wmtp.data.tokenizer import _train, encode
+from wmtp.decode.generate import generate
+from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
+from wmtp.evaluate import speed
+from wmtp.evaluate.sandbox import Program
 from wmtp.evaluate.speed import HeadAcceptance, Prompts, measure_speed
+from wmtp.evaluate.tasks import Problem
 from wmtp.model.modeling import MTPForCausalLM
 
 VOCABULARY = 4
@@ -99,8 +109,6 @@ def test_a_later_draft_may_be_right_more_often_than_it_is_checked() -> None:
 def test_every_way_is_repeated_in_turn_and_the_median_of_the_pairs_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from wmtp.evaluate import speed
-
     order: list[tuple[int, int]] = []
     took = iter(range(1, 1000))
 
@@ -125,8 +133,6 @@ def test_every_way_is_repeated_in_turn_and_the_median_of_the_pairs_counts(
 
 def test_differences_are_counted_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half precision leaves near-ties where logits lie close together; a token that is far off is none."""
-    from wmtp.evaluate import speed
-
     model = make_model(3, vocabulary=1000)
     with torch.no_grad():
         model.lm_head.weight *= 0.05
@@ -153,3 +159,51 @@ def test_differences_are_counted_and_judged(monkeypatch: pytest.MonkeyPatch) -> 
 def test_one_head_has_no_drafts_to_measure() -> None:
     with pytest.raises(WMTPError, match=r"^--speed: the model has one head"):
         measure_speed(make_model(1), Prompts([[1]], 4, None), [1], 1)
+
+
+def test_without_prompts_there_is_nothing_to_measure() -> None:
+    with pytest.raises(WMTPError, match=r"^--speed: there are no prompts to decode$"):
+        measure_speed(make_model(2), Prompts([], 4, None), [1], 1)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A task of one's own."""
+
+    prompts: Sequence[str]
+    stop: tuple[str, ...] = ()
+    name: str = "listing"
+
+    def problems(self) -> list[Problem]:
+        """One of each prompt."""
+        return [Problem(text, text, lambda code: Program("", code, ())) for text in self.prompts]
+
+
+def test_a_run_is_measured_up_to_its_tasks_stop_strings(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tokenizer = _train(["a b c d"] * 3, 270)
+    model = small_model(2, len(tokenizer))
+    monkeypatch.setattr(speed, "trained_model", lambda *_: (tmp_path, model, tokenizer))
+    recipe = Recipe.model_validate({"evaluate": {"task": "listing:Listing", "max_new_tokens": 12}})
+
+    def measured(task: Listing) -> list[dict[str, Any]]:
+        monkeypatch.setattr(speed, "TASKS", SimpleNamespace(create=lambda *_: task))
+        found: list[dict[str, Any]] = speed.evaluate_speed(tmp_path, recipe, Config(), [2], 1)["measured"]
+        return found
+
+    texts = ["a b", "c"]
+    [free] = measured(Listing(texts))
+    written = generate(model, encode(tokenizer, texts), max_new_tokens=12, eos_id=None).tokens
+    stop = next(letter for letter in tokenizer.decode(written[0])[2:] if letter.isascii())
+    ended = generate(
+        model,
+        encode(tokenizer, texts),
+        max_new_tokens=12,
+        eos_id=int(tokenizer.eos_token_id),
+        stop=StopStrings(tokenizer, [stop]),
+    )
+    [own] = measured(Listing(texts, (stop,)))
+    assert own["tokens"] == ended.generated < free["tokens"]
+    with pytest.raises(WMTPError, match=r"^evaluate\.task listing: has no problems$"):
+        measured(Listing([]))

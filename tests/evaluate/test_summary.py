@@ -92,6 +92,15 @@ def test_exact_match_is_the_share_of_samples_that_are_the_reference() -> None:
     assert found["exact_match"] == {"value": 0.75, "stderr": 0.25}
 
 
+def test_exact_match_is_counted_where_the_smallest_k_is_best() -> None:
+    one = problem("a", "x = 2")
+    completions = {Key("a", 0.1, 0): "x = 2", Key("a", 0.2, 0): "x = 3", Key("a", 0.8, 0): "x = 2"}
+    executions = {key: Execution(P if key.temperature == 0.2 else F, "", 0.0) for key in completions}
+    found = summarise(Judged([one], completions, executions), {1: (0.1, 0.2, 0.8)})
+    assert found["exact_match"]["value"] == 0.0
+    assert found["pass_at"]["1"]["temperature"] == 0.2
+
+
 def test_problems_judged_inside_are_named() -> None:
     problems = [problem("a"), problem("b")]
     executions = {

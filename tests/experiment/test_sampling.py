@@ -14,6 +14,7 @@ from wmtp.data.tokenizer import encode
 from wmtp.decode.generate import generate
 from wmtp.errors import WMTPError
 from wmtp.evaluate.runner import trained_model
+from wmtp.evaluate.samples import Key, SampleFile
 from wmtp.experiment.sampling import sample_answers
 from wmtp.train.run import train
 
@@ -83,6 +84,36 @@ def test_groups_of_completions_with_the_tests_of_their_prompt(
         train(learner, config, tmp_path / "grpo")
 
 
+def test_stopped_and_repeated(
+    make_recipe: Callable[..., Recipe],
+    config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe, run = make_recipe(**TINYCODE, **{"evaluate.batch_size": 5}), tmp_path / "run"
+    train(recipe, config, run)
+    whole = sampled(run, recipe, config, tmp_path / "whole.jsonl")
+    add, added = SampleFile.add, 0
+
+    def stopping(self: SampleFile, key: Key, completion: str) -> None:
+        nonlocal added
+        add(self, key, completion)
+        added += 1
+        if added == 7:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(SampleFile, "add", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        sampled(run, recipe, config, tmp_path / "one.jsonl")
+    partial = tmp_path / "one.partial.jsonl"
+    assert f"{partial}: holds 7 of 12 completions; repeat the command to go on" in capsys.readouterr().err
+    assert len(partial.read_text().splitlines()) == 7
+    assert not (tmp_path / "one.jsonl").exists()
+    assert sampled(run, recipe, config, tmp_path / "one.jsonl") == whole
+    assert not list(tmp_path.glob("*.partial*"))
+
+
 def test_what_cannot_be_sampled(
     make_recipe: Callable[..., Recipe], config: Config, tmp_path: Path, sums: Path
 ) -> None:
@@ -95,3 +126,7 @@ def test_what_cannot_be_sampled(
     with pytest.raises(WMTPError, match="run"):
         sampled(tmp_path / "nowhere" / "run", make_recipe(), config, tmp_path / "new.jsonl")
     assert not (tmp_path / "new.jsonl").exists()
+    run = tmp_path / "trained"
+    train(make_recipe(), config, run)
+    with pytest.raises(WMTPError, match=r"cannot be written"):
+        sampled(run, make_recipe(), config, Path("/proc/x.jsonl"))

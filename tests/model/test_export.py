@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from wmtp.data.tokenizer import train_tokenizer
@@ -136,6 +137,17 @@ def test_what_is_there_is_not_overwritten_and_nothing_half_written(tmp_path: Pat
     with pytest.raises(WMTPError):
         export(saved, tmp_path / "again", next_token_only=True)
     assert not (tmp_path / "again").exists()
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: No space left on device (os error 28)")
+
+    saved = save(make(), tmp_path / "run")
+    monkeypatch.setattr(MTPForCausalLM, "save_pretrained", full)
+    with pytest.raises(WMTPError, match=r"out: cannot be written: .*No space left on device"):
+        export(saved, tmp_path / "out", next_token_only=False)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["config.json", "model/.metadata", "model/__0_0.distcp"])

@@ -4,8 +4,16 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from wmtp.config import Recipe
+from wmtp.data.tokenizer import _train
+from wmtp.errors import WMTPError
+from wmtp.model.build import build_model, learner_config
 from wmtp.model.modeling import MTPConfig, MTPForCausalLM, copy_head_0, document_mask, initialise
 
+SMALL = {"vocab_size": 258, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2} | {
+    "num_attention_heads": 4,
+    "eos_token_id": 0,
+}
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
 
 
@@ -119,3 +127,33 @@ def test_labels_give_the_shifted_loss_of_causal_models() -> None:
 def test_logits_to_keep() -> None:
     model, ids = make(), torch.randint(2, 50, (2, 7))
     assert torch.allclose(model(ids, logits_to_keep=1).logits, model(ids).logits[:, -1:], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rope_type", ["dynamic", "longrope"])
+def test_a_rotation_that_depends_on_what_is_read_is_refused(rope_type: str, tmp_path: Path) -> None:
+    rope = {"rope_type": rope_type, "factor": 2.0, "rope_theta": 10000.0}
+    if rope_type == "longrope":
+        rope |= {
+            "short_factor": [1.0] * 4,
+            "long_factor": [2.0] * 4,
+            "original_max_position_embeddings": 1024,
+        }
+    base = AutoConfig.for_model("llama", **SMALL, rope_parameters=rope)
+    AutoModelForCausalLM.from_config(base).save_pretrained(tmp_path)
+    recipe = Recipe.model_validate({"model": {"base_id": str(tmp_path)}})
+    tokenizer = _train(["a"], 258)
+    expected = f"^model.base_id: its config.json has rope_type '{rope_type}'"
+    for build in (build_model, learner_config):
+        with pytest.raises(WMTPError, match=expected):
+            build(recipe, tokenizer)
+    with pytest.raises(WMTPError, match=expected):
+        MTPConfig(base)
+
+
+@pytest.mark.parametrize("rope_type", ["default", "linear", "yarn", "llama3"])
+def test_other_rotations_are_taken(rope_type: str) -> None:
+    more = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 1024}
+    rope = {"rope_type": rope_type, "factor": 2.0, "rope_theta": 10000.0} | (
+        more if rope_type == "llama3" else {}
+    )
+    assert MTPConfig(AutoConfig.for_model("llama", **SMALL, rope_parameters=rope)).heads == 1

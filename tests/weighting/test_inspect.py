@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from spaced_tokenizer import spaced_tokenizer
 from wmtp.config import Config, Recipe
 from wmtp.data.corpus import load_data
-from wmtp.data.dataset import Document
+from wmtp.data.dataset import Document, tokenise
 from wmtp.model.build import build_model
 from wmtp.train.module import WeightedMTP
 from wmtp.weighting.inspect import planted_tokens, token_pieces, token_weights
@@ -58,3 +59,12 @@ def test_pieces_and_planted_places(make_recipe: Make, config: Config) -> None:
     (found,) = [text for (text, _, _), is_planted in zip(pieces, planted, strict=True) if is_planted]
     assert found.strip() == "4"
     assert not any(planted_tokens(pieces, {}))
+
+
+def test_every_token_has_its_piece_where_the_tokenizer_puts_a_space_before_texts() -> None:
+    tokenizer, document = spaced_tokenizer(), Document("def f(x): ", "return x + 1")
+    pieces = token_pieces(tokenizer, document)
+    assert len(pieces) == len(tokenise([document], tokenizer, 64, "error").tokens)
+    behind = [piece for piece in pieces[:-1] if piece[1] >= 0]
+    assert "".join(text for text, _, _ in behind) == document.completion
+    assert all(document.completion[start:end] == text for text, start, end in behind)

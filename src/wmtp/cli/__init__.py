@@ -2,7 +2,9 @@
 
 import sys
 import traceback
-from typing import Annotated, NoReturn
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -23,10 +25,27 @@ app = typer.Typer(
 )
 
 _COMMANDS = (train, score, evaluate, generate, sample, compare, export, mlflow, register, report, inspect)
+
+
+class _Interrupted(Exception):
+    """Ctrl-C, which typer would turn into a silent status."""
+
+
+def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    @wraps(command)
+    def call(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
+
+    return call
+
+
 for _command in _COMMANDS:
-    app.command()(_command)
-app.command("ls")(list_names)
-app.command()(env)
+    app.command()(_interruptible(_command))
+app.command("ls")(_interruptible(list_names))
+app.command()(_interruptible(env))
 
 
 def main() -> None:
@@ -50,7 +69,7 @@ def main() -> None:
                 file=sys.stderr,
             )
         _leave(stop.exit_status)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, _Interrupted):
         if is_first_process():
             print("stopped", file=sys.stderr)
         _leave(130)

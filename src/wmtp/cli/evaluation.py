@@ -1,5 +1,6 @@
 """Commands that decode, execute and measure."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,17 +77,19 @@ def evaluate(
         if lm_eval is not None:
             _run_lm_eval(directory, found, environment, lm_eval)
         track(directory, environment)
+        show_next(f"wmtp report {run}")
         return
     from wmtp.evaluate.runner import evaluate_run
 
     console().print(evaluation_table(evaluate_run(directory, found, environment)))
     track(directory, environment)
-    show_next(f"wmtp report {run}", f"wmtp generate {run} --problem 0")
+    is_own_task = not any(change.startswith("evaluate.task=") for change in changes)
+    show_next(f"wmtp report {run}", *([f"wmtp generate {run} --problem 0"] if is_own_task else []))
 
 
 def generate(
     run: RunFolder,
-    prompt: Annotated[str | None, typer.Option(help="Text to continue.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Text to continue; - reads standard input.")] = None,
     problem: Annotated[int | None, typer.Option(help="Or the number of a problem of the run's task.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the most probable tokens.")] = 0.0,
@@ -135,7 +138,8 @@ def _evaluate_samples(
 
     wanted = None if k is None else _whole_numbers("--k", k)
     console().print(evaluation_table(evaluate_samples(samples, found, wanted)))
-    print(f"results: {samples}_results.jsonl")
+    print(f"results: {samples}_results.jsonl, {samples}_evaluation.json")
+    show_next(shlex.join(["wmtp", "evaluate", "RUN", "--task", task, *overrides, "--allow-code-execution"]))
 
 
 def _whole_numbers(option: str, text: str) -> list[int]:

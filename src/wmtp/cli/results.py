@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from wmtp.cli.options import ConfigFile, Overrides, RunFolder, RunOrComparison, load_run, track
+from wmtp.cli.options import ConfigFile, Overrides, RunFolder, RunOrComparison, load_run, show_next, track
 from wmtp.errors import WMTPError
 
 
@@ -44,8 +44,11 @@ def report(directory: RunOrComparison) -> None:
         raise WMTPError(f"{directory}: no such run directory")
     is_comparison = (directory / COMPARISON_FILE).exists()
     print(write_comparison_report(directory) if is_comparison else write_run_report(directory))
-    if (directory / "recipe.yaml").exists():
-        track(directory, load_run(directory, None, None)[1])
+    if not (directory / "recipe.yaml").exists():
+        return
+    track(directory, load_run(directory, None, None)[1])
+    if not is_comparison:
+        show_next(f"wmtp inspect {directory} --html weights.html")
 
 
 def export(

@@ -184,8 +184,9 @@ def _diagnose(run: Path, overrides: list[str] | None, scorers: str | None, confi
 def _seeds(text: str | None, default: list[int]) -> list[int]:
     if text is None:
         return default
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise WMTPError(f"--seeds {text}: should be a number of seeds, or seeds like 0,1,7") from None
-    return numbers if "," in text else list(range(numbers[0]))
+    parts = [part.strip() for part in text.split(",")]
+    numbers = [int(part) for part in parts if part.isdecimal()]
+    is_count = len(parts) == 1
+    if len(set(numbers)) < len(parts) or (is_count and numbers == [0]):
+        raise WMTPError(f"--seeds {text}: should be a number of seeds from 1, or seeds like 0,1,7")
+    return list(range(numbers[0])) if is_count else numbers

@@ -1,5 +1,6 @@
 """Reading, merging, overriding and printing configuration files."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -30,12 +31,24 @@ def load(
         key, separator, text = override.partition("=")
         if not separator or not key:
             raise WMTPError(f"override {override!r} should look like key.sub=value")
-        tree = config_tree if key.split(".")[0] in Config.model_fields else recipe_tree
-        _set(tree, key, yaml.safe_load(text))
+        _set(config_tree if _is_environment(key) else recipe_tree, key, _value(override, text))
+    for_recipe = [o for o in overrides if not _is_environment(o)]
+    for_config = [o for o in overrides if _is_environment(o)]
     return (
-        _validate(Recipe, _resolve(recipe_tree, recipe_path), str(recipe_path or "recipe")),
-        _validate(Config, _resolve(config_tree, config_path), str(config_path or "config")),
+        _validate(Recipe, _resolve(recipe_tree, recipe_path), str(recipe_path or "recipe"), for_recipe),
+        _validate(Config, _resolve(config_tree, config_path), str(config_path or "config"), for_config),
     )
+
+
+def _is_environment(override: str) -> bool:
+    return override.partition("=")[0].split(".")[0] in Config.model_fields
+
+
+def _value(override: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise WMTPError(f"override {override}: the value is no YAML: {one_line(error)}") from None
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any], where: str) -> Recipe:
@@ -119,11 +132,26 @@ def recipe_from(values: dict[str, Any], where: str) -> Recipe:
 S = TypeVar("S", bound=Section)
 
 
-def _validate(section: type[S], values: dict[str, Any], where: str) -> S:
+def _validate(section: type[S], values: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> S:
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        raise WMTPError("\n".join(_explain(section, dict(e), where) for e in error.errors())) from None
+        lines = (_explain(section, dict(e), _blamed(dict(e), overrides) or where) for e in error.errors())
+        raise WMTPError("\n".join(lines)) from None
+
+
+def _blamed(error: dict[str, Any], overrides: Sequence[str]) -> str | None:
+    """The overrides of a key that is wrong or, of those in a section that is, the ones that the error speaks of."""
+    place = [str(part) for part in error["loc"]]
+    own, inside = [], []
+    for override in overrides:
+        parts = override.partition("=")[0].split(".")
+        if place[: len(parts)] == parts:
+            own.append(override)
+        elif parts[: len(place)] == place and re.search(rf"\b{re.escape(parts[-1])}\b", error["msg"]):
+            inside.append(override)
+    found = own or inside
+    return f"override {' '.join(found)}" if found else None
 
 
 def _explain(section: type[Section], error: dict[str, Any], where: str) -> str:

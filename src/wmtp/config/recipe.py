@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from wmtp.config.base import Fraction, NonNegative, Positive, Section
 from wmtp.config.data import DataConfig, ModelConfig
@@ -43,6 +43,15 @@ PROTOCOL_KEYS = (
     "limit",
 )
 """Keys of `evaluate` that a protocol decides where they are not set."""
+
+
+def _different(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"should be different seeds, not {seeds}")
+    return seeds
+
+
+Seeds = Annotated[list[NonNegative], Field(min_length=1), AfterValidator(_different)]
 
 
 def _as_list(value: Any) -> Any:
@@ -123,6 +132,8 @@ class EvaluateConfig(Section):
     def _fits_protocol(self) -> "EvaluateConfig":
         if self.split is not None and self.task != "mbpp":
             raise ValueError(f"split {self.split}: only mbpp is divided into splits, not {self.task}")
+        if self.data is not None and self.task == "tinycode":
+            raise ValueError(f"data {self.data}: tinycode is generated; name the benchmark with --task")
         _ = self.settings
         return self
 
@@ -143,7 +154,7 @@ class CompareConfig(Section):
 
     baseline: str = "uniform"
     arms: dict[str, dict[str, Any]] = {}
-    seeds: list[int] = [0]
+    seeds: Seeds = [0]
     reference: dict[str, Any] | None = None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from wmtp.data.tokenizer import encode, tokenizer_fingerprint
+from wmtp.data.tokenizer import encode, encode_completions, tokenizer_fingerprint
 from wmtp.errors import WMTPError
 
 
@@ -63,8 +63,9 @@ def tokenise(
     Raises:
         WMTPError: a document is longer than the row and `overlong` is "error", or nothing is left to learn.
     """
-    prompts = encode(tokenizer, [d.prompt for d in documents])
-    completions = encode(tokenizer, [d.completion for d in documents])
+    texts = [d.prompt for d in documents]
+    prompts = encode(tokenizer, texts)
+    completions = encode_completions(tokenizer, texts, [d.completion for d in documents])
     lengths = [len(p) + len(c) + 1 for p, c in zip(prompts, completions, strict=True)]
     too_long = [row for row, length in enumerate(lengths) if length > sequence_length]
     if too_long and overlong == "error":

@@ -11,6 +11,7 @@ from wmtp.errors import WMTPError, one_line
 from wmtp.storage import new_directory, sha256_text
 
 END, PADDING = "<|end|>", "<|pad|>"
+_ANCHOR = "\ue000"  # for private use, so that no token holds it together with what comes after it
 
 
 def train_tokenizer(texts: Sequence[str], vocab_size: int, cache: Path) -> PreTrainedTokenizerFast:
@@ -65,3 +66,42 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[lis
     """Token ids of each text, without special tokens."""
     encodings = tokenizer.backend_tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
     return [encoding.ids for encoding in encodings]
+
+
+def completion_anchor(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The text behind which completions are encoded: none unless the tokenizer puts a space before every text.
+
+    SentencePiece's do, which is right where a document begins and wrong where it goes on.
+    """
+    [letter] = encode(tokenizer, ["a"])
+    return "" if tokenizer.decode([*letter, *letter]) == "aa" else _ANCHOR
+
+
+def encode_completions(
+    tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], completions: Sequence[str]
+) -> list[list[int]]:
+    """Token ids of each completion as it stands behind its prompt; behind an empty one a document begins.
+
+    Raises:
+        WMTPError: the tokens of a completion cannot be told from those of what stands before it.
+    """
+    anchor = completion_anchor(tokenizer)
+    [before] = encode(tokenizer, [anchor])
+    anchored = [bool(anchor and prompt) for prompt in prompts]
+    texts = [anchor + text if behind else text for behind, text in zip(anchored, completions, strict=True)]
+    found = encode(tokenizer, texts)
+    for row, behind in enumerate(anchored):
+        if behind and found[row][: len(before)] != before:
+            raise WMTPError(
+                f"data.tokenizer: joins the beginning of a completion with what stands before it "
+                f"({completions[row][:20]!r}); use a tokenizer with byte fallback"
+            )
+    return [ids[len(before) :] if behind else ids for behind, ids in zip(anchored, found, strict=True)]
+
+
+def decode_completion(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int]) -> str:
+    """The text of tokens that stand behind a prompt, with the space that SentencePiece's lose where a text begins."""
+    [letter] = encode(tokenizer, ["a"])
+    before: str = tokenizer.decode(letter)
+    text: str = tokenizer.decode([*letter, *tokens])
+    return text[len(before) :]

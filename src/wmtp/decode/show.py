@@ -1,5 +1,6 @@
 """A generation as it comes: which drafts of the extra heads were accepted, and which were refused."""
 
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -7,14 +8,14 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import Config, Recipe
-from wmtp.data.tokenizer import encode
+from wmtp.data.tokenizer import decode_completion, encode
 from wmtp.decode.batch import Generation
 from wmtp.decode.sampling import Sampling
 from wmtp.decode.speculative import Block, generate_speculative
 from wmtp.decode.stopping import INCOMPLETE
 from wmtp.errors import WMTPError
 from wmtp.evaluate.runner import trained_model
-from wmtp.evaluate.tasks import TASKS
+from wmtp.evaluate.tasks import TASKS, problems_of
 
 PROMPT, ACCEPTED, REFUSED, OWN = "dim", "bold green", "strike red", ""
 
@@ -35,8 +36,8 @@ def show_generation(
         WMTPError: neither or both of prompt and problem, a problem that the task lacks, or a prompt that is empty or
             too long.
     """
-    _, model, tokenizer = trained_model(run, config)
     text = _prompt(recipe, prompt, problem)
+    _, model, tokenizer = trained_model(run, config)
     prompts = encode(tokenizer, [text])
     end = int(tokenizer.eos_token_id)
     stream = BlockStream(console, tokenizer, end, text)
@@ -82,7 +83,7 @@ class BlockStream:
             return
         refused = block.drafts[block.accepted :]
         if refused and self._console.is_terminal:
-            text = self._tokenizer.decode([*self._tokens, *refused])[self._shown :]
+            text = decode_completion(self._tokenizer, [*self._tokens, *refused])[self._shown :]
             self._write(text.strip(INCOMPLETE), REFUSED)
         self._append(block.token, OWN)
 
@@ -94,7 +95,7 @@ class BlockStream:
         if token == self._end:
             return
         self._tokens.append(token)
-        text = self._tokenizer.decode(self._tokens)
+        text = decode_completion(self._tokenizer, self._tokens)
         if not text.endswith(INCOMPLETE):
             self._write(text[self._shown :], style)
             self._shown = len(text)
@@ -105,13 +106,25 @@ def _summary(found: Generation) -> str:
     return f"{found.tokens_per_forward:.2f} tokens per forward, drafts accepted by head: {shares}"
 
 
+def _text(prompt: str) -> str:
+    """The prompt, or standard input for "-"."""
+    try:
+        text = sys.stdin.read() if prompt == "-" else prompt
+        text.encode()
+    except UnicodeError:
+        raise WMTPError("--prompt: should be text in UTF-8") from None
+    return text
+
+
 def _prompt(recipe: Recipe, prompt: str | None, problem: int | None) -> str:
     if (prompt is None) == (problem is None):
         raise WMTPError("generate: give either --prompt TEXT or --problem NUMBER")
     if prompt is not None:
-        return prompt
-    problems = TASKS.create(recipe.evaluate.task, recipe).problems()
+        return _text(prompt)
+    problems = problems_of(TASKS.create(recipe.evaluate.task, recipe), None)
     assert problem is not None
     if not 0 <= problem < len(problems):
-        raise WMTPError(f"--problem {problem}: task {recipe.evaluate.task!r} has {len(problems)} problems")
+        raise WMTPError(
+            f"--problem {problem}: task {recipe.evaluate.task!r} has the problems 0 to {len(problems) - 1}"
+        )
     return problems[problem].prompt

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerFast
 
+from wmtp.data.tokenizer import decode_completion
 from wmtp.errors import WMTPError
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"  # what a token decodes to that holds a part of a character
@@ -25,7 +26,6 @@ class StopStrings:
             raise WMTPError("stop strings: one of them is empty, which every text contains")
         self.strings = tuple(strings)
         self._tokenizer = tokenizer
-        self._letter = tokenizer.encode("a", add_special_tokens=False)
         self._completing: dict[int, bool] = {}
 
     def end(self, tokens: Sequence[int], start: int = 0) -> int | None:
@@ -45,14 +45,13 @@ class StopStrings:
         return text[: min((place for each in self.strings if (place := text.find(each)) >= 0), default=None)]
 
     def _contained(self, tokens: Sequence[int]) -> bool:
-        text = self._tokenizer.decode(tokens)
+        text = decode_completion(self._tokenizer, tokens)
         return any(each in text for each in self.strings)
 
     def _may_complete(self, token: int) -> bool:
         """Whether a stop string can end within this token, whatever is before it."""
         if token not in self._completing:
-            before = self._tokenizer.decode(self._letter)
-            piece = self._tokenizer.decode([*self._letter, token])[len(before) :]
+            piece = decode_completion(self._tokenizer, [token])
             self._completing[token] = INCOMPLETE in piece or any(
                 each in piece or any(each.endswith(piece[:length]) for length in range(1, len(piece) + 1))
                 for each in self.strings

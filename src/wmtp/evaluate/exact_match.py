@@ -10,8 +10,8 @@ MAX_LENGTH = 100_000
 def exact_match(completion: str, reference: str) -> bool:
     """Whether both have the same syntax tree once docstrings are removed.
 
-    So comments, white space, line ends, quotes, redundant brackets and docstrings make no difference; every name,
-    constant and statement, and their order, does. What is not Python matches nothing.
+    So comments, white space, line ends, quotes, the `u` before a string, redundant brackets and docstrings make no
+    difference; every name, constant and statement, and their order, does. What is not Python matches nothing.
     """
     wanted = _normalised(reference)
     return wanted is not None and _normalised(completion) == wanted
@@ -27,6 +27,8 @@ def _normalised(code: str) -> str | None:
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 _remove_docstring(node)
+            elif isinstance(node, ast.Constant):
+                node.kind = None
         return ast.dump(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None

@@ -1,5 +1,6 @@
 """Scoring completions that were made elsewhere."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from wmtp.evaluate.judging import (
 from wmtp.evaluate.samples import Origin, SampleFile, read_foreign
 from wmtp.evaluate.sandbox import describe
 from wmtp.evaluate.summary import Judged, summarise
-from wmtp.evaluate.tasks import TASKS
+from wmtp.evaluate.tasks import TASKS, problems_of
 from wmtp.storage import sha256_file, sha256_text, write_json
 
 USUAL_K = (1, 10, 100)
@@ -46,7 +47,7 @@ def evaluate_samples(path: Path, recipe: Recipe, k: Sequence[int] | None = None)
             raise WMTPError(
                 f"evaluate.{setting}: says how to generate; --samples scores what was generated elsewhere"
             )
-    problems = TASKS.create(config.task, recipe).problems()
+    problems = problems_of(TASKS.create(config.task, recipe), None)
     completions = read_foreign(path, [problem.task_id for problem in problems])
     problems = problems[: settings.limit]
     ids = {problem.task_id for problem in problems}
@@ -59,31 +60,45 @@ def evaluate_samples(path: Path, recipe: Recipe, k: Sequence[int] | None = None)
             f"--samples {path}: {len(missing)} of {len(problems)} problems have no completion, the first of them "
             f"{missing[0]!r}; evaluate.limit takes the first problems only"
         )
+    counts = Counter(key.task_id for key in order)
+    if k is not None:
+        _check_k(k, counts, path)
     results = path.with_name(f"{path.name}_results.jsonl")
     origin = Origin(
-        {"samples file": sha256_file(path), "task": config.task}, verdict_origin(problems, config)
+        {"samples file": sha256_file(path), "task": config.task, "limit": settings.limit},
+        verdict_origin(problems, config),
     )
-    with SampleFile(results, origin, warn) as file:
+    evaluation = path.with_name(f"{path.name}_evaluation.json")
+    with SampleFile(results, origin, warn, evaluation) as file:
         for key in order:
             file.add(key, completions[key])
         with told_how_to_go_on(file, order):
             judge_samples(file, problems, order, config)
         file.finish(order)
         judged = Judged(problems, file.completions, file.executions)
-    counts = [len(keys) for keys in judged.at(None)]
-    wanted = k or [usual for usual in USUAL_K if usual <= min(counts)]
+    fewest, most = min(counts.values()), max(counts.values())
+    wanted = k or [usual for usual in USUAL_K if usual <= fewest]
     result = {
         "task": config.task,
-        "protocol": f"samples made elsewhere (programs as of {settings.name})",
+        "protocol": f"samples made elsewhere (programs as of {settings.label})",
         "samples_file": path.name,
         "samples_sha256": sha256_file(path),
         "prompts_sha256": sha256_text(*(problem.prompt for problem in problems)),
         "problems": len(problems),
-        "samples_per_problem": min(counts) if min(counts) == max(counts) else [min(counts), max(counts)],
+        "samples_per_problem": fewest if fewest == most else [fewest, most],
         **summarise(judged, dict.fromkeys(wanted, (None,)), settings.submissions),
         "settings": asdict(settings),
         "decoding": None,
         "sandbox": describe(config.sandbox),
     }
-    write_json(path.with_name(f"{path.name}_evaluation.json"), result)
+    write_json(evaluation, result)
     return result
+
+
+def _check_k(k: Sequence[int], counts: Counter[str], path: Path) -> None:
+    task_id, fewest = min(counts.items(), key=lambda item: item[1])
+    if max(k) > fewest:
+        samples = "sample" if fewest == 1 else "samples"
+        raise WMTPError(
+            f"--k {max(k)}: {path} has {fewest} {samples} of {task_id}; k can be {fewest} at most"
+        )

@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from wmtp.data.tokenizer import decode_completion
 from wmtp.decode.generate import generate
 from wmtp.decode.speculative import generate_speculative
 from wmtp.decode.stopping import StopStrings
@@ -109,8 +110,7 @@ class Generator:
         }
 
     def _text(self, tokens: Sequence[int]) -> str:
-        text: str = self.tokenizer.decode(tokens)
-        return self.stop.cut(text)
+        return self.stop.cut(decode_completion(self.tokenizer, tokens))
 
     def _options(self) -> dict[str, Any]:
         return {

@@ -14,7 +14,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import load
-from wmtp.data.tokenizer import encode
+from wmtp.data.tokenizer import decode_completion, encode
 from wmtp.decode.batch import evaluation_mode
 from wmtp.decode.generate import generate
 from wmtp.decode.stopping import StopStrings
@@ -226,4 +226,4 @@ class MTPBackend(TemplateLM):
             batch_size=self.batch_size,
             progress=ended,
         )
-        return [stop.cut(self.tokenizer.decode(tokens)) for tokens in generation.tokens]
+        return [stop.cut(decode_completion(self.tokenizer, tokens)) for tokens in generation.tokens]

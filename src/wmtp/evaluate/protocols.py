@@ -86,15 +86,15 @@ class Protocol:
             changes: by key of the recipe's `evaluate`, without those that are not set. A new k takes the temperatures
                 of the nearest smaller one, or else of the smallest.
         """
-        own = {"k": self.k, "temperature": self.all_temperatures} | {
-            field.name: getattr(self, field.name) for field in fields(self)
-        }
+        temperatures = {k: self._temperatures_of(k) for k in sorted(set(changes.get("k", self.k)))}
+        own = {field.name: getattr(self, field.name) for field in fields(self)} | {"k": self.k}
+        alike = set(temperatures.values())
+        own["temperature"] = list(*alike) if len(alike) == 1 else None
         listed = ("k", "temperature")
         wanted = {key: sorted(set(value)) if key in listed else value for key, value in changes.items()}
         differing = {key: value for key, value in wanted.items() if value != own[key]}
         if not differing:
             return self
-        temperatures = {k: self._temperatures_of(k) for k in differing.get("k", self.k)}
         if "temperature" in differing:
             temperatures = dict.fromkeys(temperatures, tuple(differing["temperature"]))
         kept: dict[str, Any] = {key: value for key, value in differing.items() if key not in listed}

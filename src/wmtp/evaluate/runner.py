@@ -22,7 +22,7 @@ from wmtp.evaluate.protocols import result_name
 from wmtp.evaluate.samples import Key, Origin, SampleFile
 from wmtp.evaluate.sandbox import describe
 from wmtp.evaluate.summary import Judged, summarise
-from wmtp.evaluate.tasks import TASKS, Task
+from wmtp.evaluate.tasks import TASKS, Task, problems_of
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.storage import sha256_file, sha256_text, write_json
 from wmtp.train import checkpoint
@@ -55,14 +55,20 @@ def evaluate_run(run: Path, recipe: Recipe, config: Config) -> dict[str, Any]:
     require_consent(recipe.evaluate)
     task = TASKS.create(recipe.evaluate.task, recipe)
     location, model, tokenizer = trained_model(run, config)
-    origin = {
+    origin = model_origin(location, model)
+    path = evaluation_path(run, recipe)
+    result = evaluate(model, tokenizer, task, recipe, samples_path(run, recipe), origin, path)
+    result["checkpoint"] = location.name
+    write_json(path, result)
+    return result
+
+
+def model_origin(location: Path, model: MTPForCausalLM) -> dict[str, Any]:
+    """What makes the samples of two models differ."""
+    return {
         "checkpoint": f"{location.name} {sha256_file(location / checkpoint.MANIFEST)[:16]}",
         "dtype": str(model.dtype).removeprefix("torch."),
     }
-    result = evaluate(model, tokenizer, task, recipe, samples_path(run, recipe), origin)
-    result["checkpoint"] = location.name
-    write_json(evaluation_path(run, recipe), result)
-    return result
 
 
 def trained_model(run: Path, config: Config) -> tuple[Path, MTPForCausalLM, PreTrainedTokenizerFast]:
@@ -86,6 +92,7 @@ def evaluate(
     recipe: Recipe,
     samples: Path,
     origin: dict[str, Any],
+    result: Path | None = None,
 ) -> dict[str, Any]:
     """Generate the protocol's completions of each problem, execute them, and sum up.
 
@@ -96,9 +103,10 @@ def evaluate(
         recipe: its `evaluate` and its seed count.
         samples: the file that completions and verdicts are written to, and taken from where they are there.
         origin: what the model is, as JSON values; samples of another origin are set aside.
+        result: where the caller writes what this returns, if it does; set aside with the samples it was made of.
     """
     config, settings = recipe.evaluate, recipe.evaluate.settings
-    problems = task.problems()[: settings.limit]
+    problems = problems_of(task, settings.limit)
     texts = [problem.prompt for problem in problems]
     prompts = {p.task_id: ids for p, ids in zip(problems, encode(tokenizer, texts), strict=True)}
     generator = Generator(
@@ -121,7 +129,7 @@ def evaluate(
         "max_new_tokens": settings.max_new_tokens,
         "stop strings": list(task.stop),
     }
-    with SampleFile(samples, Origin(completions, verdict_origin(problems, config)), warn) as file:
+    with SampleFile(samples, Origin(completions, verdict_origin(problems, config)), warn, result) as file:
         with told_how_to_go_on(file, order):
             generator.write(file, order, prompts)
             judge_samples(file, problems, order, config)

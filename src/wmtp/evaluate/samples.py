@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 from wmtp.errors import WMTPError
 from wmtp.evaluate.rows import Row, read_rows
 from wmtp.evaluate.sandbox import Execution, Verdict
-from wmtp.storage import read_json, write_json, write_text
+from wmtp.storage import read_json, why_no_file, write_json, write_text, writing
 
 Say = Callable[[str], None]
 
@@ -43,19 +43,23 @@ class SampleFile:
     """Completions and verdicts by key, in memory and on disk; one process at a time has the file.
 
     On entering, samples of the same origin are taken over. If only the verdicts' origin differs, completions are kept
-    and their verdicts dropped; if the completions' differs, the file is set aside.
+    and their verdicts dropped; if the completions' differs, the file is set aside, with what lies beside it and the
+    result.
 
     Args:
         path: of the `.jsonl` file.
         origin: of what will be written.
         say: gets a line when something is set aside or dropped.
+        result: the file that is made of these samples, if one is.
 
     Raises:
-        WMTPError: on entering, if another process has the file, or a line that is not the last is damaged.
+        WMTPError: on entering, if another process has the file, it cannot be written, or a line that is not the last
+            is damaged.
     """
 
-    def __init__(self, path: Path, origin: Origin, say: Say) -> None:
+    def __init__(self, path: Path, origin: Origin, say: Say, result: Path | None = None) -> None:
         self.path = path
+        self._result = result
         self.completions: dict[Key, str] = {}
         self.executions: dict[Key, Execution] = {}
         self._completions = json.loads(json.dumps(origin.completions))
@@ -64,7 +68,8 @@ class SampleFile:
         self._about = path.with_suffix(".json")
 
     def __enter__(self) -> "SampleFile":
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._open()
         try:
             self._take_over()
@@ -94,22 +99,29 @@ class SampleFile:
         lines = (_line(key, self.completions[key], self.executions[key]) for key in order)
         write_text(self.path, "".join(lines))
 
+    def remove(self) -> None:
+        """Delete the file and what lies beside it."""
+        with writing(self.path):
+            self.path.unlink()
+            self._about.unlink()
+
     def _open(self) -> BinaryIO:
-        file = self.path.open("ab+")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise WMTPError(f"{self.path}: another evaluation writes it; wait for that one") from None
+        with writing(self.path):
+            file = self.path.open("ab+")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                raise WMTPError(f"{self.path}: another evaluation writes it; wait for that one") from None
         return file
 
     def _take_over(self) -> None:
-        known = dict(read_json(self._about)) if self._about.exists() else {}
-        if self._file.tell() and known.get("completions") != self._completions:
-            self._set_aside(known.get("completions"))
+        known = self._known()
+        if self._file.tell() and known["completions"] != self._completions:
+            self._set_aside(known["completions"])
         self._drop_torn_line()
         self._read()
-        if self.executions and known.get("verdicts") != self._verdicts:
+        if self.executions and known["verdicts"] != self._verdicts:
             self._say(f"{self.path}: judged under other conditions; the completions are judged again")
             self.executions = {}
             lines = (_line(key, completion, None) for key, completion in self.completions.items())
@@ -118,15 +130,30 @@ class SampleFile:
             self._file = self._open()
         write_json(self._about, {"completions": self._completions, "verdicts": self._verdicts})
 
-    def _set_aside(self, known: Mapping[str, Any] | None) -> None:
-        names = [] if known is None else [n for n, v in self._completions.items() if known.get(n) != v]
+    def _known(self) -> dict[str, dict[str, Any]]:
+        """What the samples that are there were made from; nothing where that cannot be read."""
+        try:
+            found = read_json(self._about)
+        except WMTPError:
+            found = None
+        values = found if isinstance(found, dict) else {}
+        parts = {part: values.get(part) for part in ("completions", "verdicts")}
+        return {part: value if isinstance(value, dict) else {} for part, value in parts.items()}
+
+    def _set_aside(self, known: Mapping[str, Any]) -> None:
+        names = [n for n, v in self._completions.items() if known.get(n) != v] if known else []
+        files = [path for path in (self._result, self._about, self.path) if path is not None]
         number = 1
-        while (aside := self.path.with_name(f"{self.path.stem}.old-{number}")).exists():
+        while any(_old(path, number).exists() for path in files):
             number += 1
+        moved = [path for path in files if path.exists()]
         self._say(
-            f"{self.path}: holds samples of another {', '.join(names) or 'origin'}; set aside as {aside.name}"
+            f"{self.path}: holds samples of another {', '.join(names) or 'origin'}; "
+            f"set aside: {', '.join(_old(path, number).name for path in reversed(moved))}"
         )
-        self.path.rename(aside)
+        with writing(self.path):
+            for path in moved:
+                path.rename(_old(path, number))
         self._file.close()
         self._file = self._open()
 
@@ -150,6 +177,11 @@ class SampleFile:
             self._file.flush()
         except OSError as error:
             raise WMTPError(f"{self.path}: cannot be written: {error.strerror}") from None
+
+
+def _old(path: Path, number: int) -> Path:
+    """A name that no search for results or samples finds."""
+    return path.with_name(f"{path.name}.old-{number}")
 
 
 def _line(key: Key, completion: str, execution: Execution | None) -> str:
@@ -213,8 +245,8 @@ def read_foreign(path: Path, known: Sequence[str]) -> dict[Key, str]:
     Raises:
         WMTPError: an unknown task id, a row without a completion, or samples at several temperatures.
     """
-    if not path.is_file():
-        raise WMTPError(f"--samples {path}: no such file")
+    if (reason := why_no_file(path)) is not None:
+        raise WMTPError(f"--samples {path}: {reason}")
     names, counts = set(known), Counter[str]()
     found: dict[Key, str] = {}
     temperatures: set[str] = set()

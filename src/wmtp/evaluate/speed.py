@@ -17,7 +17,7 @@ from wmtp.decode.stopping import StopStrings
 from wmtp.decode.ties import first_differences
 from wmtp.errors import WMTPError
 from wmtp.evaluate.runner import trained_model
-from wmtp.evaluate.tasks import TASKS
+from wmtp.evaluate.tasks import TASKS, problems_of
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.progress import counting, progress
 from wmtp.storage import write_json
@@ -96,12 +96,12 @@ def evaluate_speed(
     """Measure a run's newest checkpoint on the prompts of the recipe's task; writes `evaluation-speed.json`.
 
     Raises:
-        WMTPError: the model has one head only.
+        WMTPError: the model has one head only, or the task has no problems.
     """
     location, model, tokenizer = trained_model(run, config)
     settings = recipe.evaluate.settings
     task = TASKS.create(settings.task, recipe)
-    texts = [problem.prompt for problem in task.problems()[: settings.limit]]
+    texts = [problem.prompt for problem in problems_of(task, settings.limit)]
     prompts = Prompts(
         encode(tokenizer, texts),
         settings.max_new_tokens,
@@ -132,11 +132,13 @@ def measure_speed(
     forwards and backwards, so that a slow spell of the machine meets all alike.
 
     Raises:
-        WMTPError: the model has one head only.
+        WMTPError: the model has one head only, or there are no prompts.
     """
     heads = model.config.heads
     if heads == 1:
         raise WMTPError("--speed: the model has one head, which leaves none to draft")
+    if not prompts.ids:
+        raise WMTPError("--speed: there are no prompts to decode")
     passes = len(batch_sizes) * heads * (1 + repeats)
     with progress("measure speed", passes * len(prompts.ids)) as update:
         ended = counting(update)

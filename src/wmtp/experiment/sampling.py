@@ -1,17 +1,21 @@
 """Several completions of each training prompt by a trained model: the groups that GRPO and pairs learn from."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from wmtp.config import Config, Recipe
 from wmtp.data.corpus import load_rows
 from wmtp.data.dataset import documents_from
 from wmtp.data.tokenizer import encode
-from wmtp.decode.generate import generate
+from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
-from wmtp.evaluate.runner import trained_model
-from wmtp.progress import counting, progress
-from wmtp.storage import write_text
+from wmtp.evaluate.generation import Generator
+from wmtp.evaluate.judging import warn
+from wmtp.evaluate.runner import model_origin, trained_model
+from wmtp.evaluate.samples import Key, Origin, SampleFile
+from wmtp.storage import sha256_text, write_text, writing
 
 KEPT = ("task_id", "test_list", "test_setup_code")
 """Fields of a row that belong to its prompt and not to its answer."""
@@ -29,13 +33,17 @@ def sample_answers(
 ) -> int:
     """Write JSON lines with `prompt`, `completion`, and what tests the prompt has; returns their number.
 
+    Completions are kept aside as they come, and an interrupted run goes on from there.
+
     Args:
         recipe: of the run; its training rows have the prompts, each taken once.
         limit: of prompts, from the first.
     Raises:
-        WMTPError: the rows are plain texts, or there is a file of that name already.
+        WMTPError: the rows are plain texts, there is a file of that name already, or it cannot be written.
     """
-    if output.exists():
+    with writing(output):
+        is_taken = output.exists()
+    if is_taken:
         raise WMTPError(f"{output}: there is something already; name another file with --output")
     rows = load_rows(recipe)
     if rows.fields.prompt is None:
@@ -43,24 +51,43 @@ def sample_answers(
     documents = documents_from(rows.train, rows.fields, f"data.source {recipe.data.source}")
     by_prompt = {d.prompt: row for d, row in zip(reversed(documents), reversed(rows.train), strict=True)}
     prompts = list(dict.fromkeys(d.prompt for d in documents))[:limit]
-    _, model, tokenizer = trained_model(run, config)
-    repeated = [ids for ids in encode(tokenizer, prompts) for _ in range(per_prompt)]
-    with progress("sample", len(repeated)) as update:
-        generation = generate(
-            model,
-            repeated,
-            max_new_tokens=recipe.evaluate.settings.max_new_tokens,
-            eos_id=int(tokenizer.eos_token_id),
-            temperature=temperature,
-            top_p=recipe.evaluate.settings.top_p,
-            seed=recipe.seed,
-            batch_size=recipe.evaluate.batch_size,
-            progress=counting(update),
-        )
-    lines = []
-    for i, tokens in enumerate(generation.tokens):
-        prompt = prompts[i // per_prompt]
-        kept = {key: by_prompt[prompt][key] for key in KEPT if key in by_prompt[prompt]}
-        lines.append({"prompt": prompt, "completion": tokenizer.decode(tokens), **kept})
-    write_text(output, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    location, model, tokenizer = trained_model(run, config)
+    settings = recipe.evaluate.settings.with_changes(
+        {"k": [1], "samples": per_prompt, "temperature": [temperature]}
+    )
+    generator = Generator(
+        model, tokenizer, settings, StopStrings(tokenizer, ()), recipe.evaluate.batch_size, recipe.seed
+    )
+    origin = {
+        **model_origin(location, model),
+        "seed": recipe.seed,
+        "prompts": sha256_text(*prompts),
+        "temperature": temperature,
+        "per_prompt": per_prompt,
+        "top_p": settings.top_p,
+        "max_new_tokens": settings.max_new_tokens,
+    }
+    ids = {str(number): tokens for number, tokens in enumerate(encode(tokenizer, prompts))}
+    order = [Key(number, temperature, sample) for number in ids for sample in range(per_prompt)]
+    with SampleFile(output.with_name(f"{output.stem}.partial.jsonl"), Origin(origin, {}), warn) as file:
+        with _told_how_to_go_on(file, len(order)):
+            generator.write(file, order, ids)
+        lines = []
+        for key in order:
+            prompt = prompts[int(key.task_id)]
+            kept = {field: by_prompt[prompt][field] for field in KEPT if field in by_prompt[prompt]}
+            lines.append({"prompt": prompt, "completion": file.completions[key], **kept})
+        write_text(output, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        file.remove()
     return len(lines)
+
+
+@contextmanager
+def _told_how_to_go_on(file: SampleFile, wanted: int) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        warn(
+            f"{file.path}: holds {len(file.completions)} of {wanted} completions; repeat the command to go on"
+        )
+        raise

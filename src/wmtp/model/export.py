@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from wmtp.data.tokenizer import load_tokenizer
@@ -44,7 +45,7 @@ def export(location: Path, output: Path, next_token_only: bool) -> Path:
         with new_directory(output) as aside:
             exported.save_pretrained(aside)
             tokenizer.save_pretrained(aside)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise WMTPError(f"{output}: cannot be written: {error}") from error
     return output
 

@@ -20,6 +20,8 @@ from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
+from wmtp.errors import WMTPError
+
 
 class MTPConfig(PreTrainedConfig):
     """A backbone configuration (Llama-shaped) and the number of heads.
@@ -36,6 +38,7 @@ class MTPConfig(PreTrainedConfig):
     ):
         if not isinstance(backbone, PreTrainedConfig):
             backbone = AutoConfig.for_model(**(backbone or {"model_type": "llama"}))
+        _check_rotation(backbone)
         self.backbone: PreTrainedConfig = backbone
         self.heads = heads
         for name in ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"):
@@ -49,6 +52,16 @@ class MTPConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         values: dict[str, Any] = super().to_dict()
         return values | {"backbone": self.backbone.to_dict()}
+
+
+def _check_rotation(backbone: PreTrainedConfig) -> None:
+    """Refuse positions whose rotation depends on how far a batch reads: a draft would change its own verification."""
+    rope_type = (getattr(backbone, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope_type in ("dynamic", "longrope"):
+        raise WMTPError(
+            f"model.base_id: its config.json has rope_type {rope_type!r} (rope_parameters), with which a token's "
+            f"logits depend on what else is read; take a model whose rope_type is default, linear, llama3 or yarn"
+        )
 
 
 @dataclass(frozen=True)

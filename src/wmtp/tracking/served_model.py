@@ -38,7 +38,7 @@ class ServedModel(PythonModel):
     def _continue(self, prompt: str, max_new_tokens: int) -> str:
         import torch
 
-        from wmtp.data.tokenizer import encode
+        from wmtp.data.tokenizer import decode_completion, encode
 
         ids = torch.tensor(encode(self._tokenizer, [prompt]))
         output = self._model.generate(
@@ -49,8 +49,8 @@ class ServedModel(PythonModel):
             eos_token_id=self._tokenizer.eos_token_id,
             pad_token_id=self._tokenizer.eos_token_id,
         )
-        continuation: str = self._tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
-        return continuation
+        tokens = output[0, ids.shape[1] :].tolist()
+        return decode_completion(self._tokenizer, [t for t in tokens if t != self._tokenizer.eos_token_id])
 
 
 set_model(ServedModel())

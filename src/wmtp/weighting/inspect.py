@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from wmtp.data.dataset import Document, TokenDataset
 from wmtp.data.loader import Batch, Columns, collate, pack
+from wmtp.data.tokenizer import completion_anchor, encode
 from wmtp.train.module import WeightedMTP
 
 Places = Sequence[Sequence[int]]
@@ -57,9 +58,14 @@ def weighed(module: WeightedMTP, batch: Batch) -> tuple[Tensor, Tensor]:
 
 def token_pieces(tokenizer: PreTrainedTokenizerFast, document: Document) -> list[tuple[str, int, int]]:
     """Each token's text and its place [start, end) in the completion; the prompt's places are negative."""
+    anchor = completion_anchor(tokenizer) if document.prompt else ""
+    [before] = encode(tokenizer, [anchor])
     pieces: list[tuple[str, int, int]] = []
-    for text, shift in ((document.prompt, -len(document.prompt)), (document.completion, 0)):
-        offsets = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets
+    for text, skipped, shift in (
+        (document.prompt, 0, -len(document.prompt)),
+        (anchor + document.completion, len(before), -len(anchor)),
+    ):
+        offsets = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets[skipped:]
         pieces += [(text[start:end], start + shift, end + shift) for start, end in offsets]
     end = len(document.completion)
     return [*pieces, (str(tokenizer.eos_token), end, end + 1)]

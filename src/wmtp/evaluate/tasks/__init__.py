@@ -1,6 +1,6 @@
 """Benchmarks by name; listing them imports none."""
 
-from wmtp.evaluate.tasks.base import Problem, Task
+from wmtp.evaluate.tasks.base import Problem, Task, problems_of
 from wmtp.registry import Registry
 
 TASKS = Registry[Task](
@@ -13,4 +13,4 @@ TASKS = Registry[Task](
     },
 )
 
-__all__ = ["TASKS", "Problem", "Task"]
+__all__ = ["TASKS", "Problem", "Task", "problems_of"]

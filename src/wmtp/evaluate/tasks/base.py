@@ -9,6 +9,7 @@ from wmtp.config import EvaluateConfig
 from wmtp.errors import WMTPError
 from wmtp.evaluate.rows import Row, read_rows
 from wmtp.evaluate.sandbox import Program, StdinProgram
+from wmtp.storage import why_no_file
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,28 @@ class FileTask:
         return list(self.rows)
 
 
+def problems_of(task: Task, limit: int | None) -> list[Problem]:
+    """The task's problems from the first, at most `limit`.
+
+    Raises:
+        WMTPError: there are none, or what should be a task is none.
+    """
+    if not all(hasattr(task, part) for part in ("name", "stop", "problems")):
+        raise WMTPError(
+            "evaluate.task: should make an object with name, stop and problems() (wmtp.evaluate.tasks.Task), "
+            f"not {type(task).__name__}"
+        )
+    problems = task.problems()
+    if not isinstance(problems, list) or not all(isinstance(each, Problem) for each in problems):
+        raise WMTPError(
+            f"evaluate.task {task.name}: problems() should give a list of wmtp.evaluate.tasks.Problem"
+        )
+    problems = problems[:limit]
+    if not problems:
+        raise WMTPError(f"evaluate.task {task.name}: has no problems")
+    return problems
+
+
 def data_rows(config: EvaluateConfig, source: str) -> list[Row]:
     """The rows of `evaluate.data`, as published.
 
@@ -73,8 +96,9 @@ def data_rows(config: EvaluateConfig, source: str) -> list[Row]:
             f"evaluate.data: task {config.task} reads its problems from a file; set it to {source}"
         )
     path = Path(config.data)
-    if not path.is_file():
-        raise WMTPError(f"evaluate.data {config.data}: no such file; download {source}")
+    if (reason := why_no_file(path)) is not None:
+        hint = "" if path.exists() else f"; download {source}"
+        raise WMTPError(f"evaluate.data {config.data}: {reason}{hint}")
     rows = list(read_rows(path))
     if not rows:
         raise WMTPError(f"evaluate.data {config.data}: has no rows; download {source}")
