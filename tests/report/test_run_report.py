@@ -55,6 +55,12 @@ def test_what_a_run_lacks_is_left_out_and_named(run: Path) -> None:
     assert "Environment: there is no environment.json" in text
 
 
+def test_a_damaged_environment_is_named(run: Path) -> None:
+    (run / "environment.json").write_text("{")
+    with pytest.raises(WMTPError, match=r"environment\.json: damaged"):
+        write_run_report(run)
+
+
 def facts(page: str) -> dict[str, str]:
     return dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page))
 

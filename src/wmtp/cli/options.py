@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wmtp.errors import WMTPError
+from wmtp.layout import CONFIG_FILE, RECIPE_FILE
 
 if TYPE_CHECKING:
     from wmtp.config import Config, Recipe
@@ -32,10 +33,10 @@ def load_run(
 ) -> "tuple[Recipe, Config]":
     from wmtp.config import load
 
-    if not (run / "recipe.yaml").exists():
+    if not (run / RECIPE_FILE).exists():
         raise WMTPError(f"{run}: not a run directory (no recipe.yaml)")
-    saved = run / "config.yaml"
-    return load(run / "recipe.yaml", config or saved, [*(overrides or []), *consent_overrides(consent)])
+    saved = run / CONFIG_FILE
+    return load(run / RECIPE_FILE, config or saved, [*(overrides or []), *consent_overrides(consent)])
 
 
 def consent_overrides(given: bool) -> list[str]:

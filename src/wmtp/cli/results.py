@@ -7,6 +7,7 @@ import typer
 
 from wmtp.cli.options import ConfigFile, Overrides, RunFolder, RunOrComparison, load_run, show_next, track
 from wmtp.errors import WMTPError
+from wmtp.layout import COMPARISON_FILE, RECIPE_FILE
 
 
 def inspect(
@@ -37,14 +38,13 @@ def inspect(
 
 def report(directory: RunOrComparison) -> None:
     """Write report.html: one self-contained page."""
-    from wmtp.experiment.results import COMPARISON_FILE
     from wmtp.report.html import write_comparison_report, write_run_report
 
     if not directory.is_dir():
         raise WMTPError(f"{directory}: no such run directory")
     is_comparison = (directory / COMPARISON_FILE).exists()
     print(write_comparison_report(directory) if is_comparison else write_run_report(directory))
-    if not (directory / "recipe.yaml").exists():
+    if not (directory / RECIPE_FILE).exists():
         return
     track(directory, load_run(directory, None, None)[1])
     if not is_comparison:

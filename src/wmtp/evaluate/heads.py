@@ -17,12 +17,12 @@ from wmtp.data.targets import make_targets
 from wmtp.decode.batch import evaluation_mode
 from wmtp.errors import WMTPError
 from wmtp.evaluate.runner import trained_model
+from wmtp.layout import HEADS_FILE
 from wmtp.loss.chunked import chunks, cross_entropy_
 from wmtp.model.modeling import MTPForCausalLM, document_mask
 from wmtp.progress import progress
 from wmtp.storage import write_json
 
-HEADS_FILE = "evaluation-heads.json"
 TOP = 5
 
 

@@ -20,6 +20,7 @@ from wmtp.decode.generate import generate
 from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
 from wmtp.evaluate.runner import trained_model
+from wmtp.layout import CONFIG_FILE, RECIPE_FILE
 from wmtp.loss.chunked import chunks, cross_entropy_
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.progress import counting, progress
@@ -88,7 +89,7 @@ class MTPBackend(TemplateLM):
             raise WMTPError(f"batch_size {size!r}: should be a number above 0")
         run = Path(str(given["run"]))
         device = [f"devices.device={given['device']}"] if "device" in given else []
-        _, model, tokenizer = trained_model(run, load(run / "recipe.yaml", run / "config.yaml", device)[1])
+        _, model, tokenizer = trained_model(run, load(run / RECIPE_FILE, run / CONFIG_FILE, device)[1])
         return cls(model, tokenizer, batch_size=int(size), seed=int(given.get("seed", 0)))
 
     @property

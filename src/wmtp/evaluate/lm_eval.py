@@ -21,11 +21,10 @@ from wmtp.config import Config, Recipe
 from wmtp.errors import WMTPError, one_line
 from wmtp.evaluate.lm_backend import MTPBackend
 from wmtp.evaluate.runner import trained_model
+from wmtp.layout import LM_EVAL_FILE
 from wmtp.progress import working
 from wmtp.registry import did_you_mean
 from wmtp.storage import sha256_text, write_json
-
-LM_EVAL_FILE = "evaluation-lm-eval.json"
 
 
 def evaluate_lm_eval(run: Path, recipe: Recipe, config: Config, tasks: Sequence[str]) -> dict[str, Any]:

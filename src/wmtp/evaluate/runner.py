@@ -23,6 +23,7 @@ from wmtp.evaluate.samples import Key, Origin, SampleFile
 from wmtp.evaluate.sandbox import describe
 from wmtp.evaluate.summary import Judged, summarise
 from wmtp.evaluate.tasks import TASKS, Task, problems_of
+from wmtp.layout import evaluation_file, samples_file
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.storage import sha256_file, sha256_text, write_json
 from wmtp.train import checkpoint
@@ -31,12 +32,12 @@ from wmtp.train.assemble import load_learner
 
 def evaluation_path(run: Path, recipe: Recipe) -> Path:
     """Where the result of a run's evaluation is."""
-    return run / f"evaluation-{_name(recipe.evaluate)}.json"
+    return evaluation_file(run, _name(recipe.evaluate))
 
 
 def samples_path(run: Path, recipe: Recipe) -> Path:
     """Where the samples of a run's evaluation are."""
-    return run / "samples" / f"{_name(recipe.evaluate)}.jsonl"
+    return samples_file(run, _name(recipe.evaluate))
 
 
 def _name(config: EvaluateConfig) -> str:

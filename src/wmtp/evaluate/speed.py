@@ -18,11 +18,10 @@ from wmtp.decode.ties import first_differences
 from wmtp.errors import WMTPError
 from wmtp.evaluate.runner import trained_model
 from wmtp.evaluate.tasks import TASKS, problems_of
+from wmtp.layout import SPEED_FILE
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.progress import counting, progress
 from wmtp.storage import write_json
-
-SPEED_FILE = "evaluation-speed.json"
 
 
 @dataclass(frozen=True)

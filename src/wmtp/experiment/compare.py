@@ -25,6 +25,7 @@ from wmtp.experiment.results import (
 )
 from wmtp.experiment.samples import weighted_samples
 from wmtp.experiment.statistics import interval, mean_interval, paired_difference
+from wmtp.layout import CONFIG_FILE, ENVIRONMENT_FILE, RECIPE_FILE
 from wmtp.registry import did_you_mean
 from wmtp.storage import read_json, write_json, write_text
 from wmtp.tracking import MetricsLog
@@ -114,9 +115,9 @@ def compare(
     configure_torch(config.devices)
     directory = Path(config.paths.runs) / recipe.name
     directory.mkdir(parents=True, exist_ok=True)
-    write_text(directory / "recipe.yaml", to_yaml(recipe))
-    write_text(directory / "config.yaml", to_yaml(config))
-    write_json(directory / "environment.json", describe(config.devices))
+    write_text(directory / RECIPE_FILE, to_yaml(recipe))
+    write_text(directory / CONFIG_FILE, to_yaml(config))
+    write_json(directory / ENVIRONMENT_FILE, describe(config.devices))
     with Tracker(directory, config):
         return _compare(recipe, config, arms, seeds, say, directory), directory
 

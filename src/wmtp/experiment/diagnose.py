@@ -19,6 +19,7 @@ from wmtp.data.targets import lookahead, shift_left
 from wmtp.environment import choose_device, configure_torch
 from wmtp.errors import WMTPError
 from wmtp.experiment.samples import trained_module
+from wmtp.layout import DIAGNOSIS_FILE
 from wmtp.progress import progress
 from wmtp.storage import write_json
 from wmtp.train import checkpoint
@@ -93,7 +94,7 @@ def diagnose(
     if not weights:
         raise WMTPError(f"score --diagnose: no scorer can be asked: {'; '.join(reasons.values())}")
     found = _compare(weights, entries, kinds)
-    write_json(run / "diagnosis.json", {"found": [asdict(d) for d in found], "not_asked": reasons})
+    write_json(run / DIAGNOSIS_FILE, {"found": [asdict(d) for d in found], "not_asked": reasons})
     return found, reasons
 
 

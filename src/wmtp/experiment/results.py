@@ -1,20 +1,15 @@
 """What a comparison found, as written to `comparison.json` and `heatmap.json`."""
 
-import json
 from dataclasses import asdict, field
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic import ConfigDict, JsonValue, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from wmtp.errors import WMTPError
-from wmtp.storage import write_text
-
-COMPARISON_FILE = "comparison.json"
-HEATMAP_FILE = "heatmap.json"
-
-T = TypeVar("T")
+from wmtp.layout import COMPARISON_FILE, HEATMAP_FILE
+from wmtp.storage import write_json
+from wmtp.typed_json import read_as
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -155,9 +150,9 @@ _COMPARISON = TypeAdapter(Comparison)
 _SAMPLES = TypeAdapter(list[TokenSample])
 
 
-def write_comparison(comparison: Comparison, directory: Path) -> Path:
+def write_comparison(comparison: Comparison, directory: Path) -> None:
     """Write `comparison.json`, whole or not at all."""
-    return _write(directory / COMPARISON_FILE, asdict(comparison))
+    write_json(directory / COMPARISON_FILE, asdict(comparison))
 
 
 def read_comparison(directory: Path) -> Comparison:
@@ -166,12 +161,12 @@ def read_comparison(directory: Path) -> Comparison:
     Raises:
         WMTPError: it is absent, or not what `write_comparison` writes.
     """
-    return _read(directory / COMPARISON_FILE, _COMPARISON)
+    return read_as(_written(directory / COMPARISON_FILE), _COMPARISON)
 
 
-def write_heatmap(samples: list[TokenSample], directory: Path) -> Path:
+def write_heatmap(samples: list[TokenSample], directory: Path) -> None:
     """Write `heatmap.json`, whole or not at all."""
-    return _write(directory / HEATMAP_FILE, [asdict(sample) for sample in samples])
+    write_json(directory / HEATMAP_FILE, [asdict(sample) for sample in samples])
 
 
 def read_heatmap(directory: Path) -> list[TokenSample]:
@@ -180,20 +175,10 @@ def read_heatmap(directory: Path) -> list[TokenSample]:
     Raises:
         WMTPError: it is absent, or not what `write_heatmap` writes.
     """
-    return _read(directory / HEATMAP_FILE, _SAMPLES)
+    return read_as(_written(directory / HEATMAP_FILE), _SAMPLES)
 
 
-def _write(path: Path, content: object) -> Path:
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
-    return path
-
-
-def _read(path: Path, adapter: TypeAdapter[T]) -> T:
+def _written(path: Path) -> Path:
     if not path.is_file():
         raise WMTPError(f"{path}: no such file; `wmtp compare` writes it")
-    try:
-        return adapter.validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise WMTPError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from error
+    return path

@@ -14,6 +14,7 @@ from wmtp.config import Recipe, override
 from wmtp.data.loader import Batch
 from wmtp.data.tokenizer import tokenizer_fingerprint
 from wmtp.errors import WMTPError
+from wmtp.layout import BEST, CRITIC
 from wmtp.model.build import (
     build_model,
     empty_model,
@@ -172,7 +173,7 @@ def critic_folder(path: Path) -> Path:
     Raises:
         WMTPError: it is in neither.
     """
-    places = [path, path / "best", path / "critic" / "best"]
+    places = [path, path / BEST, path / CRITIC / BEST]
     for place in places:
         if (place / WEIGHTS).exists() or (place / TORCH_WEIGHTS).exists():
             return place

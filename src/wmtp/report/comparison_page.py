@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from wmtp.evaluate.protocols import result_name
-from wmtp.experiment.results import HEATMAP_FILE, ArmResult, Comparison, read_comparison, read_heatmap
+from wmtp.experiment.results import ArmResult, Comparison, read_comparison, read_heatmap
+from wmtp.layout import HEATMAP_FILE, METRICS_FILE, RECIPE_FILE, evaluation_file, samples_file
 from wmtp.report import figures
 from wmtp.report.curves import validation_band
 from wmtp.report.groups import Group, Key, grouped
@@ -14,7 +15,6 @@ from wmtp.report.headline import headline, notes
 from wmtp.report.heatmap import Heatmap, heatmap
 from wmtp.report.programs import shown_problems
 from wmtp.report.runs import (
-    METRICS_FILE,
     Evaluation,
     Metrics,
     Sample,
@@ -63,7 +63,7 @@ def comparison_context(directory: Path) -> dict[str, Any]:
     name = result_name(comparison.task, comparison.protocol)
     files = {arm.name: _arm_files(directory, arm, name, left_out) for arm in comparison.arms}
     samples = {name: found.samples for name, found in files.items() if found.samples}
-    recipe = directory / "recipe.yaml"
+    recipe = directory / RECIPE_FILE
     return {
         "comparison": comparison,
         "series": figures.series_numbers(comparison),
@@ -88,12 +88,12 @@ def _command(comparison: Comparison) -> str:
     """What repeats the comparison, whichever seeds and arms of the recipe it was asked for."""
     seeds = f"compare.seeds=[{','.join(map(str, comparison.seeds))}]"
     arms = ",".join(arm.name for arm in comparison.arms)
-    return shlex.join(["wmtp", "compare", "recipe.yaml", seeds, "--arms", arms])
+    return shlex.join(["wmtp", "compare", RECIPE_FILE, seeds, "--arms", arms])
 
 
 def _arm_files(directory: Path, arm: ArmResult, evaluation: str, left_out: list[str]) -> ArmFiles:
     runs = [directory / seed.run for seed in arm.by_seed]
-    samples = [run / "samples" / f"{evaluation}.jsonl" for run in runs[:1]]
+    samples = [samples_file(run, evaluation) for run in runs[:1]]
 
     def each(paths: list[Path], what: str) -> list[Path]:
         missing = next((path for path in paths if not path.is_file()), None)
@@ -107,9 +107,7 @@ def _arm_files(directory: Path, arm: ArmResult, evaluation: str, left_out: list[
         ],
         evaluations=[
             read_evaluation(path)
-            for path in each(
-                [run / f"evaluation-{evaluation}.json" for run in runs], "pass@1 by kind of problem"
-            )
+            for path in each([evaluation_file(run, evaluation) for run in runs], "pass@1 by kind of problem")
         ],
         samples=[row for path in each(samples, "Programs") for row in read_samples(path)],
     )

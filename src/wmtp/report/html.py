@@ -8,13 +8,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from wmtp import __version__
 from wmtp.experiment.results import TokenSample
+from wmtp.layout import REPORT_FILE
 from wmtp.report import format as formats
 from wmtp.report.comparison_page import comparison_context
 from wmtp.report.heatmap import SATURATION, heatmap, strength
 from wmtp.report.run_page import run_context
 from wmtp.storage import write_text
-
-REPORT_FILE = "report.html"
 
 
 def write_comparison_report(directory: Path) -> Path:

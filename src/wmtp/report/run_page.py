@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wmtp.errors import WMTPError
+from wmtp.layout import ENVIRONMENT_FILE, RECIPE_FILE
 from wmtp.report import figures
 from wmtp.report.format import number
 from wmtp.report.measures import evaluation_files, read_measures
@@ -18,6 +19,7 @@ from wmtp.report.runs import (
     read_evaluation,
     read_metrics,
 )
+from wmtp.storage import read_json
 
 TRACES: dict[str, tuple[str, Callable[[MetricsRecord], float | None]]] = {
     "loss": ("weighted loss, nats", lambda r: r.loss),
@@ -48,7 +50,7 @@ def run_context(run: Path) -> dict[str, Any]:
             left_out.append(f"{title}: not in the metrics")
         else:
             traces[name] = figure
-    recipe = run / "recipe.yaml"
+    recipe = run / RECIPE_FILE
     return {
         "name": run.resolve().name,
         "last": metrics.train[-1],
@@ -60,7 +62,7 @@ def run_context(run: Path) -> dict[str, Any]:
         "critic": _critic(run),
         "evaluations": _evaluations(run, left_out),
         "measures": read_measures(run),
-        "environment": _environment(run / "environment.json", left_out),
+        "environment": _environment(run / ENVIRONMENT_FILE, left_out),
         "recipe": recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
         "left_out": left_out,
     }
@@ -111,5 +113,5 @@ def _environment(path: Path, left_out: list[str]) -> dict[str, str]:
     if not path.is_file():
         left_out.append(f"Environment: there is no {path.name}")
         return {}
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in content.items()}

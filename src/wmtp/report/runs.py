@@ -1,17 +1,13 @@
 """Reads what a run wrote: metrics, critic, evaluation, samples."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from wmtp.errors import WMTPError
-
-METRICS_FILE = "metrics.jsonl"
-CRITIC_FOLDER, CRITIC_FILE = "critic", "critic.json"
-T = TypeVar("T")
+from wmtp.layout import CRITIC, CRITIC_FILE, METRICS_FILE
+from wmtp.typed_json import read_as, read_lines_as
 
 
 @dataclass(frozen=True)
@@ -140,7 +136,7 @@ def read_metrics(run: Path) -> Metrics:
     if not path.is_file():
         raise WMTPError(f"{path}: no such file; is {run} a run directory?")
     by_kind: dict[str, dict[int, MetricsRecord]] = {"train": {}, "validation": {}}
-    for record in _read_lines(path, _RECORD):
+    for record in read_lines_as(path, _RECORD):
         if record.kind in by_kind:
             by_kind[record.kind][record.step] = record
     train, validation = ([records[s] for s in sorted(records)] for records in by_kind.values())
@@ -153,13 +149,10 @@ def read_critic(run: Path) -> CriticResult | None:
     Raises:
         WMTPError: `critic.json` cannot be read as one.
     """
-    path = run / CRITIC_FOLDER / CRITIC_FILE
+    path = run / CRITIC / CRITIC_FILE
     if not path.is_file():
         return None
-    try:
-        return _CRITIC.validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise WMTPError(f"{path}: {_first(error)}") from error
+    return read_as(path, _CRITIC)
 
 
 def read_critic_validations(run: Path) -> list[CriticRecord]:
@@ -168,8 +161,8 @@ def read_critic_validations(run: Path) -> list[CriticRecord]:
     Raises:
         WMTPError: a line of its metrics cannot be read.
     """
-    path = run / CRITIC_FOLDER / METRICS_FILE
-    records = _read_lines(path, _CRITIC_RECORD) if path.is_file() else []
+    path = run / CRITIC / METRICS_FILE
+    records = read_lines_as(path, _CRITIC_RECORD) if path.is_file() else []
     by_step = {record.step: record for record in records if record.kind == "validation"}
     return [by_step[step] for step in sorted(by_step)]
 
@@ -180,10 +173,7 @@ def read_evaluation(path: Path) -> Evaluation:
     Raises:
         WMTPError: it cannot be read as one.
     """
-    try:
-        return _EVALUATION.validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise WMTPError(f"{path}: {_first(error)}") from error
+    return read_as(path, _EVALUATION)
 
 
 def read_samples(path: Path) -> list[Sample]:
@@ -192,24 +182,4 @@ def read_samples(path: Path) -> list[Sample]:
     Raises:
         WMTPError: a line is not a sample.
     """
-    return _read_lines(path, _SAMPLE)
-
-
-def _read_lines(path: Path, adapter: TypeAdapter[T]) -> list[T]:
-    """The records of a JSONL file; a last line that was cut off while being written is not one yet."""
-    rows = []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            rows.append(adapter.validate_python(json.loads(line)))
-        except json.JSONDecodeError as error:
-            raise WMTPError(f"{path}:{number}: not JSON: {error.msg}") from error
-        except ValidationError as error:
-            raise WMTPError(f"{path}:{number}: {_first(error)}") from error
-    return rows
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    return f"{where}: {first['msg']}" if where else first["msg"]
+    return read_lines_as(path, _SAMPLE)

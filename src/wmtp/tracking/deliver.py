@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wmtp.config import Config
 from wmtp.errors import WMTPError
+from wmtp.layout import RECIPE_FILE
 from wmtp.tracking.ledger import run_directories, sole_deliverer, waiting_records
 from wmtp.tracking.run_delivery import RunDelivery
 from wmtp.tracking.store import Store, explain, is_refusal
@@ -40,7 +41,7 @@ def deliver_all(directory: Path, config: Config, say: Callable[[str], None] | No
     Raises:
         WMTPError: it is no run, or MLflow cannot be reached or refuses; what is not delivered stays on disk.
     """
-    if not (directory / "recipe.yaml").exists():
+    if not (directory / RECIPE_FILE).exists():
         raise WMTPError(f"{directory}: neither a run nor a comparison (no recipe.yaml)")
     store = Store(config, REQUEST_TIMEOUT)
     summary = Summary(store.uri)

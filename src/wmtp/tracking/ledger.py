@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from wmtp.errors import WMTPError
+from wmtp.layout import LEDGER_FILE, METRICS_FILE
 from wmtp.storage import read_json, write_json
-from wmtp.tracking.metrics import METRICS_FILE
 
-LEDGER_FILE = "mlflow.json"
 LOCK_FILE = ".mlflow.lock"
 LOG_FILE = "mlflow.log"
-SYSTEM_FILE = "system.jsonl"
 PARENT_LEVELS = 3
 """A comparison's runs are `arms/<arm>/seed-<n>` below it."""
 

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from wmtp.layout import METRICS_FILE
 from wmtp.storage import write_text
-
-METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsLog:

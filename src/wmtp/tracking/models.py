@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from wmtp import __version__
 from wmtp.config import Config
 from wmtp.errors import WMTPError
-from wmtp.experiment.results import COMPARISON_FILE, read_comparison
+from wmtp.experiment.results import read_comparison
+from wmtp.layout import COMPARISON_FILE
 from wmtp.report.measures import evaluation_files
 from wmtp.storage import read_json, sha256_file, sha256_text
 from wmtp.tracking.deliver import REQUEST_TIMEOUT, deliver_all

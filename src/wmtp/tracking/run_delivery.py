@@ -7,10 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from wmtp.layout import (
+    COMPARISON_FILE,
+    CONFIG_FILE,
+    CRITIC_FILE,
+    DIAGNOSIS_FILE,
+    ENVIRONMENT_FILE,
+    EVALUATIONS,
+    HEATMAP_FILE,
+    METRICS_FILE,
+    RECIPE_FILE,
+    REPORT_FILE,
+    SYSTEM_FILE,
+)
 from wmtp.storage import read_json, sha256_file
 from wmtp.tracking import names
 from wmtp.tracking.ledger import (
-    SYSTEM_FILE,
     Ledger,
     Tail,
     is_new,
@@ -19,7 +31,6 @@ from wmtp.tracking.ledger import (
     run_id_of,
     save_ledger,
 )
-from wmtp.tracking.metrics import METRICS_FILE
 from wmtp.tracking.store import Store, has_code, milliseconds
 
 if TYPE_CHECKING:
@@ -31,18 +42,18 @@ KEY_TAG = "wmtp.key"
 CHANGED = "changed."
 
 ARTIFACTS = (
-    "recipe.yaml",
-    "config.yaml",
-    "environment.json",
-    "report.html",
-    "comparison.json",
-    "heatmap.json",
-    "critic.json",
-    "diagnosis.json",
-    "evaluation-*.json",
+    RECIPE_FILE,
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    REPORT_FILE,
+    COMPARISON_FILE,
+    HEATMAP_FILE,
+    CRITIC_FILE,
+    DIAGNOSIS_FILE,
+    EVALUATIONS,
     "samples/*.jsonl",
 )
-READ = ("recipe.yaml", "environment.json", "comparison.json", "evaluation-*.json")
+READ = (RECIPE_FILE, ENVIRONMENT_FILE, COMPARISON_FILE, EVALUATIONS)
 """Files whose content becomes parameters, tags or metrics."""
 
 
@@ -180,9 +191,9 @@ class RunDelivery:
 
     def _read_files(self) -> None:
         for name, path, checksum in self._changed(READ, self._ledger.read):
-            if name == "recipe.yaml":
+            if name == RECIPE_FILE:
                 self._send_recipe(yaml.safe_load(path.read_text(encoding="utf-8")))
-            elif name == "environment.json":
+            elif name == ENVIRONMENT_FILE:
                 self._send_tags({f"environment.{key}": str(value) for key, value in read_json(path).items()})
             else:
                 self._send_results(path)
@@ -256,7 +267,7 @@ class RunDelivery:
     def _is_complete(self) -> bool:
         if not (self._directory / METRICS_FILE).exists():
             return (self._directory / "comparison.json").exists()
-        recipe = yaml.safe_load((self._directory / "recipe.yaml").read_text(encoding="utf-8"))
+        recipe = yaml.safe_load((self._directory / RECIPE_FILE).read_text(encoding="utf-8"))
         return bool(self._ledger.steps.get("train", 0) >= recipe["train"]["steps"])
 
     def _last_change(self) -> float:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from wmtp.config import Config
 from wmtp.errors import WMTPError
+from wmtp.layout import SYSTEM_FILE
 from wmtp.tracking.ledger import (
-    SYSTEM_FILE,
     Ledger,
     load_ledger,
     run_directories,

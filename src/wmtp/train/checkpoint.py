@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from wmtp.errors import WMTPError, one_line
+from wmtp.layout import CHECKPOINTS
 from wmtp.storage import directories, mend, point, read_json, sha256_file
 from wmtp.train.agreement import agree
 from wmtp.train.distributed import rank, world_size
@@ -30,7 +31,7 @@ Part = Literal["model", "training"]
 
 def checkpoints(run: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    found = [p for p in directories(run / "checkpoints") if re.fullmatch(r"step-\d{8,}", p.name)]
+    found = [p for p in directories(run / CHECKPOINTS) if re.fullmatch(r"step-\d{8,}", p.name)]
     return sorted(found, key=step_of)
 
 
@@ -130,7 +131,7 @@ def resolve_model(location: str, key: str) -> Path | str:
         WMTPError: a run without a checkpoint, or a path that is not there.
     """
     path = Path(location)
-    if (path / "checkpoints").is_dir():
+    if (path / CHECKPOINTS).is_dir():
         found = checkpoints(path)
         if not found:
             raise WMTPError(f"{key} {location!r}: the run has no checkpoint yet")
@@ -150,7 +151,7 @@ def recover(run: Path) -> None:
     Raises:
         WMTPError: it cannot be done.
     """
-    folder = run / "checkpoints"
+    folder = run / CHECKPOINTS
     if not folder.is_dir():
         return
     try:

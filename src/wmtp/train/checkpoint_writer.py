@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from wmtp.errors import WMTPError
+from wmtp.layout import CHECKPOINTS
 from wmtp.storage import free_bytes, point, publish, remove, sha256_file, unfinished, write_json
 from wmtp.train.agreement import agree
 from wmtp.train.checkpoint import FORMAT, LATEST, MANIFEST, STATE, checkpoints, step_of
@@ -60,7 +61,7 @@ class CheckpointWriter:
         group: ProcessGroup | None,
     ) -> None:
         self._run = run
-        self._folder = run / "checkpoints"
+        self._folder = run / CHECKPOINTS
         self._keep = keep
         self._keep_every = keep_every
         self._group = group

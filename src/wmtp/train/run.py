@@ -14,6 +14,7 @@ from wmtp.config import Config, Recipe, to_yaml
 from wmtp.data.corpus import Data, load_data
 from wmtp.environment import choose_device, choose_dtype, configure_torch, describe
 from wmtp.errors import WMTPError
+from wmtp.layout import CONFIG_FILE, CRITIC, ENVIRONMENT_FILE, RECIPE_FILE
 from wmtp.model.build import count_parameters, load_reference, model_fingerprint
 from wmtp.storage import write_json, write_text
 from wmtp.tracking.store import check_tracking
@@ -24,7 +25,7 @@ from wmtp.train.distributed import World, processes
 from wmtp.train.labels import labelled_documents, training_columns
 from wmtp.train.lock import RunLock
 from wmtp.train.resume import attended, checkpoint_to_resume, make_loader, refuse_other_recipe
-from wmtp.train.stage_one import CRITIC, critic_recipe, learn_values
+from wmtp.train.stage_one import critic_recipe, learn_values
 from wmtp.train.trainer import Trainer
 from wmtp.weighting.refscores import Header, write_scores
 
@@ -146,9 +147,9 @@ def _begin(
 ) -> None:
     """Nothing can be refused any more: write down what runs, and track it until the stack unwinds."""
     if world.is_first:
-        write_text(run / "recipe.yaml", to_yaml(recipe))
-        write_text(run / "config.yaml", to_yaml(config))
-        write_json(run / "environment.json", describe(config.devices) | {"processes": world.size})
+        write_text(run / RECIPE_FILE, to_yaml(recipe))
+        write_text(run / CONFIG_FILE, to_yaml(config))
+        write_json(run / ENVIRONMENT_FILE, describe(config.devices) | {"processes": world.size})
         stack.enter_context(tracker)
 
 
@@ -177,7 +178,7 @@ def _own_directory(run: Path, world: World) -> Iterator[None]:
             world.barrier()
             yield
     finally:
-        if is_new and not (run / "recipe.yaml").exists():
+        if is_new and not (run / RECIPE_FILE).exists():
             shutil.rmtree(run)
 
 

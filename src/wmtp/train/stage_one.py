@@ -10,6 +10,7 @@ import torch
 from wmtp.config import Config, Recipe, load, override, to_dict, to_yaml
 from wmtp.data.corpus import Data
 from wmtp.errors import WMTPError
+from wmtp.layout import BEST, CRITIC, CRITIC_FILE, RECIPE_FILE
 from wmtp.model.critic import critic_folder, save_critic
 from wmtp.storage import mend, write_json, write_text
 from wmtp.tracking import MetricsLog
@@ -22,8 +23,6 @@ from wmtp.train.labels import labelled_documents
 from wmtp.train.parallel import full
 from wmtp.train.resume import attended, checkpoint_to_resume, make_loader, refuse_other_recipe
 from wmtp.train.trainer import Trainer
-
-CRITIC, BEST, RESULT, RECIPE = "critic", "best", "critic.json", "recipe.yaml"
 
 
 def critic_recipe(recipe: Recipe) -> Recipe:
@@ -54,9 +53,9 @@ def learn_values(
         WMTPError: rewards that cannot be learnt from, or training that came to nothing.
     """
     own = critic_recipe(recipe)
-    done = world.any(world.is_first and resume != "never" and (run / RESULT).exists())
+    done = world.any(world.is_first and resume != "never" and (run / CRITIC_FILE).exists())
     if done:
-        refuse_other_recipe(own, {"recipe": to_dict(load(run / RECIPE)[0])}, run)
+        refuse_other_recipe(own, {"recipe": to_dict(load(run / RECIPE_FILE)[0])}, run)
         return critic_folder(run)
     if world.is_first:
         run.mkdir(exist_ok=True)
@@ -94,12 +93,12 @@ def learn_values(
         else:
             trainer.start_metrics()
         if world.is_first:
-            write_text(run / RECIPE, to_yaml(own))
+            write_text(run / RECIPE_FILE, to_yaml(own))
         begin()
         with tracker if world.is_first else nullcontext():
             _fit(trainer, run)
     if world.is_first:
-        write_json(run / RESULT, _result(run, own, learnt, held_out))
+        write_json(run / CRITIC_FILE, _result(run, own, learnt, held_out))
     world.barrier()
     return critic_folder(run)
 

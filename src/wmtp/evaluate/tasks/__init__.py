@@ -6,7 +6,7 @@ from wmtp.registry import Registry
 TASKS = Registry[Task](
     "task",
     {
-        "tinycode": "wmtp.evaluate.tasks.tinycode:TinycodeTask.from_recipe",
+        "tinycode": "wmtp.evaluate.tasks.tinycode:tinycode",
         "mbpp": "wmtp.evaluate.tasks.mbpp:mbpp",
         "humaneval": "wmtp.evaluate.tasks.humaneval:humaneval",
         "codecontests": "wmtp.evaluate.tasks.codecontests:codecontests",

@@ -48,15 +48,15 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True)
-class FileTask:
-    """A benchmark whose problems were read from a file."""
+class ListedTask:
+    """A benchmark whose problems were read, or generated, beforehand."""
 
     name: str
     stop: tuple[str, ...]
     rows: Sequence[Problem]
 
     def problems(self) -> list[Problem]:
-        """Every problem, in the order of the file."""
+        """Every problem, in their order."""
         return list(self.rows)
 
 

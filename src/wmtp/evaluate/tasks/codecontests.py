@@ -7,13 +7,13 @@ from wmtp.config import Recipe
 from wmtp.errors import WMTPError
 from wmtp.evaluate.rows import Row, unified
 from wmtp.evaluate.sandbox import Case, StdinProgram
-from wmtp.evaluate.tasks.base import FileTask, Problem, check_unique, data_rows
+from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows
 
 SOURCE = "a split of deepmind/code_contests (huggingface.co/datasets), as JSON lines"
 PRIVATE = ("private_tests", "generated_tests", "other_tests")
 
 
-def codecontests(recipe: Recipe) -> FileTask:
+def codecontests(recipe: Recipe) -> ListedTask:
     """Contest problems answered by scripts; the file is `evaluate.data`.
 
     Raises:
@@ -22,7 +22,7 @@ def codecontests(recipe: Recipe) -> FileTask:
     rows = data_rows(recipe.evaluate, SOURCE)
     problems = [_problem(row) for row in rows]
     check_unique((row, problem.task_id) for row, problem in zip(rows, problems, strict=True))
-    return FileTask("codecontests", recipe.evaluate.settings.stop, problems)
+    return ListedTask("codecontests", recipe.evaluate.settings.stop, problems)
 
 
 def _problem(row: Row) -> Problem:

@@ -5,12 +5,12 @@ from wmtp.errors import WMTPError
 from wmtp.evaluate.protocols import Prompt
 from wmtp.evaluate.rows import Row
 from wmtp.evaluate.sandbox import Program
-from wmtp.evaluate.tasks.base import FileTask, Problem, check_unique, data_rows
+from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows
 
 SOURCE = "HumanEval.jsonl.gz of github.com/openai/human-eval (folder data)"
 
 
-def humaneval(recipe: Recipe) -> FileTask:
+def humaneval(recipe: Recipe) -> ListedTask:
     """164 functions to complete; the file is `evaluate.data`.
 
     Raises:
@@ -20,7 +20,7 @@ def humaneval(recipe: Recipe) -> FileTask:
     rows = data_rows(recipe.evaluate, SOURCE)
     problems = [_problem(row, settings.prompt) for row in rows]
     check_unique((row, problem.task_id) for row, problem in zip(rows, problems, strict=True))
-    return FileTask("humaneval", settings.stop, problems)
+    return ListedTask("humaneval", settings.stop, problems)
 
 
 def _problem(row: Row, kind: Prompt) -> Problem:

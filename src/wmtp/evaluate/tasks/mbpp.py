@@ -9,7 +9,7 @@ from wmtp.config import Recipe
 from wmtp.errors import WMTPError
 from wmtp.evaluate.rows import Row
 from wmtp.evaluate.sandbox import Program
-from wmtp.evaluate.tasks.base import FileTask, Problem, check_unique, data_rows
+from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows
 
 SOURCE = "mbpp.jsonl, or sanitized-mbpp.json, of github.com/google-research/google-research (folder mbpp)"
 SPLITS = {"test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
@@ -18,7 +18,7 @@ SHOTS = (2, 3, 4)
 """Problems that the 3-shot prompt shows solved."""
 
 
-def mbpp(recipe: Recipe) -> FileTask:
+def mbpp(recipe: Recipe) -> ListedTask:
     """974 functions (427 sanitized) of which a split of 500 is evaluated; the file is `evaluate.data`.
 
     Raises:
@@ -31,7 +31,7 @@ def mbpp(recipe: Recipe) -> FileTask:
     chosen = [row for row, number in rows if settings.split == "all" or number in SPLITS[settings.split]]
     if not chosen:
         raise WMTPError(f"evaluate.data {recipe.evaluate.data}: has no problem of the {settings.split} split")
-    return FileTask("mbpp", settings.stop, [_problem(row, shots) for row in chosen])
+    return ListedTask("mbpp", settings.stop, [_problem(row, shots) for row in chosen])
 
 
 def _number(row: Row) -> int:

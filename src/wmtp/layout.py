@@ -1,0 +1,40 @@
+"""What the files and folders of a run or a comparison are called."""
+
+from pathlib import Path
+
+RECIPE_FILE = "recipe.yaml"
+CONFIG_FILE = "config.yaml"
+ENVIRONMENT_FILE = "environment.json"
+METRICS_FILE = "metrics.jsonl"
+SYSTEM_FILE = "system.jsonl"
+COMPARISON_FILE = "comparison.json"
+HEATMAP_FILE = "heatmap.json"
+DIAGNOSIS_FILE = "diagnosis.json"
+REPORT_FILE = "report.html"
+LEDGER_FILE = "mlflow.json"
+
+CHECKPOINTS = "checkpoints"
+CRITIC = "critic"
+"""Stage 1's own run, inside the run."""
+CRITIC_FILE = "critic.json"
+BEST = "best"
+"""The critic's best head, inside its run."""
+
+EVALUATIONS = "evaluation-*.json"
+HEADS_FILE = "evaluation-heads.json"
+SPEED_FILE = "evaluation-speed.json"
+LM_EVAL_FILE = "evaluation-lm-eval.json"
+
+
+def evaluation_file(run: Path, name: str) -> Path:
+    """The result of an evaluation.
+
+    Args:
+        name: see `wmtp.evaluate.protocols.result_name`.
+    """
+    return run / f"evaluation-{name}.json"
+
+
+def samples_file(run: Path, name: str) -> Path:
+    """The samples of an evaluation, with their verdicts."""
+    return run / "samples" / f"{name}.jsonl"
