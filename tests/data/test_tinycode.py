@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wmtp.config import Recipe, override
+from wmtp.config import Recipe, TinycodeConfig, override
+from wmtp.data import tinycode
 from wmtp.data.corpus import load_rows
-from wmtp.data.tinycode import FAMILIES, corpus, generate
+from wmtp.data.tinycode import corpus
 from wmtp.data.tinycode.compositions import draw_composition
 from wmtp.data.tinycode.corruption import TOKEN
 from wmtp.data.tinycode.operations import make_step
@@ -22,6 +23,7 @@ from wmtp.data.tinycode.rng import Rng
 from wmtp.data.tinycode.vocabulary import CONDITIONS, EACH, FROM_TYPE, INT_AND_Y, REPEAT, UP_TO
 from wmtp.errors import WMTPError
 
+FAMILIES = TinycodeConfig().families
 SMALL = {
     "seed": 0,
     "train": 120,
@@ -35,6 +37,10 @@ SMALL = {
 }
 VALUE_OPERATIONS = [*itertools.chain(*FROM_TYPE.values()), *INT_AND_Y]
 ALL_OPERATIONS = [*VALUE_OPERATIONS, *itertools.chain(*CONDITIONS.values()), REPEAT, EACH, UP_TO]
+
+
+def generate(**options):
+    return tinycode.generate(TinycodeConfig(**options))
 
 
 def composition(row):
@@ -238,9 +244,10 @@ class TestAnswers:
 
     @pytest.mark.parametrize("answers", [0, -2, 7, 121])
     def test_a_number_that_does_not_divide_is_refused(self, answers):
-        with pytest.raises(WMTPError) as error:
-            generate(**SMALL | {"answers": answers})
-        assert str(error.value) == f"data.tinycode.answers: {answers} should divide data.tinycode.train, 120"
+        with pytest.raises(WMTPError, match=r"^test: data\.tinycode.*answers"):
+            override(
+                Recipe(), {f"data.tinycode.{k}": v for k, v in (SMALL | {"answers": answers}).items()}, "test"
+            )
 
     def test_the_recipe_asks_for_them(self):
         small = {key: value for key, value in SMALL.items() if key != "seed"} | {"answers": 4}
@@ -392,8 +399,8 @@ def test_training_repeats_rows_only_when_the_space_is_used_up():
     ],
 )
 def test_bad_parameters_are_named(changes, key):
-    with pytest.raises(WMTPError, match=rf"^data\.tinycode\.{key}: "):
-        generate(**SMALL | changes)
+    with pytest.raises(WMTPError, match=rf"^test: data\.tinycode.*\b{key}\b"):
+        override(Recipe(), {f"data.tinycode.{k}": v for k, v in (SMALL | changes).items()}, "test")
 
 
 def test_single_operations_need_no_held_out_rows():

@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from wmtp.config import EvaluateConfig
+from wmtp.config import EvaluateConfig, TinycodeConfig
 from wmtp.data import tinycode
 from wmtp.data.dataset import groups_by_prompt
 from wmtp.errors import WMTPError
@@ -117,15 +117,9 @@ def judge(codes: list[str], cache: Path, config: EvaluateConfig = ALLOWED) -> li
 
 def test_rewards_are_what_the_benchmark_planted(tmp_path: Path) -> None:
     corpus = tinycode.generate(
-        seed=3,
-        train=10,
-        validation=0,
-        test=0,
-        noise=0.5,
-        curated=0,
-        min_operations=1,
-        max_operations=2,
-        families=tinycode.FAMILIES,
+        TinycodeConfig(
+            seed=3, train=10, validation=0, test=0, noise=0.5, curated=0, min_operations=1, max_operations=2
+        )
     )
     rows = [dict(row) for row in corpus.train]
     rewards = verifier_rewards(rows, [row["code"] for row in rows], ALLOWED, tmp_path)

@@ -1,6 +1,6 @@
 """What is learnt from, and by which model."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -39,10 +39,17 @@ class ModelConfig(Section):
         return self
 
 
-class TinycodeConfig(Section):
-    """The generated benchmark: rows per split, share of corrupted training solutions, known clean rows.
+Family = Literal["list", "arithmetic", "string", "control"]
 
-    `answers` training rows share a problem.
+
+class TinycodeConfig(Section):
+    """The generated benchmark.
+
+    train, validation, test: rows of each split.
+    answers: training rows with the same problem, one behind the other; each is spoilt or not on its own.
+    noise: share of the training solutions that are spoilt.
+    curated: clean training rows that are marked as known to be clean.
+    min_operations, max_operations: of a program; held-out ones have 2 or more.
     """
 
     train: Positive = 12000
@@ -53,13 +60,25 @@ class TinycodeConfig(Section):
     curated: NonNegative = 1500
     min_operations: Annotated[int, Field(ge=1, le=4)] = 1
     max_operations: Annotated[int, Field(ge=1, le=4)] = 3
-    families: tuple[Literal["list", "arithmetic", "string", "control"], ...] = (
-        "list",
-        "arithmetic",
-        "string",
-        "control",
-    )
+    families: tuple[Family, ...] = get_args(Family)
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TinycodeConfig":
+        clean = self.train - round(self.noise * self.train)
+        if self.train % self.answers:
+            raise ValueError(f"answers {self.answers} should divide train, {self.train}")
+        if self.curated > clean:
+            raise ValueError(f"curated {self.curated} is more than the {clean} clean rows of train")
+        if self.max_operations < self.min_operations:
+            raise ValueError(f"max_operations {self.max_operations} is less than min_operations")
+        if self.max_operations == 1 and self.validation + self.test:
+            raise ValueError(
+                "max_operations 1 leaves nothing to hold out for validation and test; 2 or more does"
+            )
+        if not self.families or len(set(self.families)) < len(self.families):
+            raise ValueError(f"families {list(self.families)} should be some, each once")
+        return self
 
 
 class PythonSourceConfig(Section):

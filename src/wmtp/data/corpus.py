@@ -91,7 +91,7 @@ def _chosen_rows(source: Rows, data: DataConfig) -> Rows:
 def tinycode_corpus(config: TinycodeConfig) -> tinycode.Corpus:
     """The generated benchmark of `data.tinycode`; shared, not to be changed."""
     with working("generate tinycode"):
-        return tinycode.generate(**config.model_dump())
+        return tinycode.generate(config)
 
 
 def _source_rows(data: DataConfig) -> Rows:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from mutants import mutants, passes_plainly
 
+from wmtp.config import TinycodeConfig
 from wmtp.data import tinycode
 from wmtp.evaluate.sandbox import Case, Execution, Limits, Program, StdinProgram, Verdict, execute_all
 
@@ -46,15 +47,9 @@ def humaneval(row: dict[str, Any], completion: str) -> Program:
 
 def tinycode_problems(count: int) -> list[dict[str, Any]]:
     return tinycode.generate(
-        seed=5,
-        train=1,
-        validation=0,
-        test=count,
-        noise=0,
-        curated=0,
-        min_operations=2,
-        max_operations=3,
-        families=tinycode.FAMILIES,
+        TinycodeConfig(
+            seed=5, train=1, validation=0, test=count, noise=0, curated=0, min_operations=2, max_operations=3
+        )
     ).test
 
 

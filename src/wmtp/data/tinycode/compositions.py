@@ -10,7 +10,6 @@ from wmtp.data.tinycode.programs import Block, BlockKind, Program, arguments_for
 from wmtp.data.tinycode.rng import Rng
 from wmtp.data.tinycode.vocabulary import CONDITIONS, EACH, FROM_TYPE, INT, INT_AND_Y, REPEAT, UP_TO
 
-FAMILIES = ("list", "arithmetic", "string", "control")
 START_TYPE: dict[str, Type] = {"list": "list", "arithmetic": "int", "string": "str"}
 TYPES: tuple[Type, ...] = ("int", "list", "str")
 Split = Literal["train", "validation", "test"]

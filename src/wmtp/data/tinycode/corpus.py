@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from wmtp.config import TinycodeConfig
 from wmtp.data.tinycode.cases import Case, draw_cases
-from wmtp.data.tinycode.compositions import FAMILIES, Composition, Split, draw_composition
+from wmtp.data.tinycode.compositions import Composition, Split, draw_composition
 from wmtp.data.tinycode.corruption import KINDS, Corruption, corrupt
 from wmtp.data.tinycode.descriptions import describe
 from wmtp.data.tinycode.programs import Program, source_code
@@ -13,7 +14,6 @@ from wmtp.data.tinycode.rng import Rng
 from wmtp.errors import WMTPError
 
 Row = dict[str, Any]
-MOST_OPERATIONS = 4
 TRIES = 2000
 """Draws of a problem after which the space counts as exhausted."""
 TRIES_OF_A_KIND = 50
@@ -48,96 +48,34 @@ class _Problem:
     cases: list[Case]
 
 
-def generate(
-    *,
-    seed: int,
-    train: int,
-    validation: int,
-    test: int,
-    noise: float,
-    curated: int,
-    min_operations: int,
-    max_operations: int,
-    families: Sequence[str],
-    answers: int = 1,
-) -> Corpus:
-    """Generate the corpus; the same arguments give the same rows on every machine.
+def generate(config: TinycodeConfig) -> Corpus:
+    """Generate the corpus; the same configuration gives the same rows on every machine.
 
     The problems of a split depend on `seed`, its size, the numbers of operations and the families only: with
     another `noise` the same problems have other solutions.
 
-    Args:
-        seed: Where the random streams start.
-        train, validation, test: Rows in each split.
-        noise: Share of the training solutions that are spoilt.
-        curated: Clean training rows that are marked as known to be clean.
-        min_operations, max_operations: Operations of a program, at most 4; held-out ones have 2 or more.
-        families: Some of `FAMILIES`.
-        answers: Training rows with the same problem, one behind the other; each is spoilt or not on its own.
-
     Raises:
-        WMTPError: An argument is out of range, or the families hold too few problems for a held-out split.
+        WMTPError: the families hold too few problems for a held-out split.
     """
-    sizes = {"train": train, "validation": validation, "test": test}
-    _check(sizes, noise, curated, min_operations, max_operations, families)
-    if answers < 1 or train % answers:
-        raise WMTPError(f"data.tinycode.answers: {answers} should divide data.tinycode.train, {train}")
-    held_out = range(max(2, min_operations), max_operations + 1)
+    seed, families = config.seed, config.families
+    held_out = range(max(2, config.min_operations), config.max_operations + 1)
     splits: tuple[tuple[Split, int, range], ...] = (
-        ("train", train, range(min_operations, max_operations + 1)),
-        ("validation", validation, held_out),
-        ("test", test, held_out),
+        ("train", config.train, range(config.min_operations, config.max_operations + 1)),
+        ("validation", config.validation, held_out),
+        ("test", config.test, held_out),
     )
     first_id = 0
     rows: dict[Split, list[Row]] = {}
     for split, count, lengths in splits:
-        each = answers if split == "train" else 1
+        each = config.answers if split == "train" else 1
         distinct = _draw_problems(split, count // each, lengths, families, Rng(f"tinycode {seed} {split}"))
         problems = [problem for problem in distinct for _ in range(each)]
-        spoilt = round(noise * count) if split == "train" else 0
+        spoilt = round(config.noise * count) if split == "train" else 0
         corruptions = _corruptions(problems, spoilt, Rng(f"tinycode {seed} noise"))
         rows[split] = [_row(first_id + i, problem, corruptions.get(i)) for i, problem in enumerate(problems)]
         first_id += count
-    _mark_curated(rows["train"], curated, Rng(f"tinycode {seed} curated"))
+    _mark_curated(rows["train"], config.curated, Rng(f"tinycode {seed} curated"))
     return Corpus(rows["train"], rows["validation"], rows["test"])
-
-
-def _check(
-    sizes: dict[str, int],
-    noise: float,
-    curated: int,
-    min_operations: int,
-    max_operations: int,
-    families: Sequence[str],
-) -> None:
-    for name, size in sizes.items():
-        if size < (name == "train"):
-            raise WMTPError(
-                f"data.tinycode.{name}: {size} should be {'positive' if name == 'train' else '0 or more'}"
-            )
-    if not 0 <= noise <= 1:
-        raise WMTPError(f"data.tinycode.noise: {noise} should lie in [0, 1]")
-    clean = sizes["train"] - round(noise * sizes["train"])
-    if not 0 <= curated <= clean:
-        raise WMTPError(
-            f"data.tinycode.curated: {curated} should lie in [0, {clean}], the number of clean rows"
-        )
-    if not 1 <= min_operations <= MOST_OPERATIONS:
-        raise WMTPError(
-            f"data.tinycode.min_operations: {min_operations} should lie in [1, {MOST_OPERATIONS}]"
-        )
-    if not min_operations <= max_operations <= MOST_OPERATIONS:
-        raise WMTPError(
-            f"data.tinycode.max_operations: {max_operations} should lie in [{min_operations}, {MOST_OPERATIONS}]"
-        )
-    if max_operations == 1 and sizes["validation"] + sizes["test"] > 0:
-        raise WMTPError(
-            "data.tinycode.max_operations: 1 leaves nothing to hold out for validation and test; 2 or more does"
-        )
-    if not families or len(set(families)) < len(families) or not set(families) <= set(FAMILIES):
-        raise WMTPError(
-            f"data.tinycode.families: {list(families)} should be some of {', '.join(FAMILIES)}, each once"
-        )
 
 
 def _draw_problems(
