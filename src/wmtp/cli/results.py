@@ -1,5 +1,6 @@
 """Commands that show what there is, and that hand results on."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -62,7 +63,7 @@ def export(
     """Write a model as a folder of transformers, with consolidated safetensors."""
     from wmtp.model.export import export_run
 
-    print(f"exported {export_run(run, output, next_token_only)}: {output}")
+    print(f"exported {export_run(run, output, next_token_only=next_token_only)}: {output}")
 
 
 def mlflow(directory: RunOrComparison, config: ConfigFile = None) -> None:
@@ -84,7 +85,8 @@ def register(
     from wmtp.model.export import export_run
     from wmtp.tracking.models import register as register_model
 
-    print(register_model(directory, name, environment, export_run, force=force))
+    export = partial(export_run, next_token_only=True)
+    print(register_model(directory, name, environment, export, force=force))
 
 
 def list_names(

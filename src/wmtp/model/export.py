@@ -13,7 +13,7 @@ from wmtp.storage import new_directory
 from wmtp.train.checkpoint import resolve_model, verify
 
 
-def export_run(run: Path, output: Path, next_token_only: bool = True) -> Path:
+def export_run(run: Path, output: Path, *, next_token_only: bool) -> Path:
     """Export the newest checkpoint of a run, or a given one, once its checksums are right; returns its place."""
     if not run.is_dir():
         raise WMTPError(f"{run}: no such run directory")
