@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,31 @@ RESUMABLE = (
 """Keys that may differ between a checkpoint and the run that resumes it: they do not touch what is learnt."""
 
 
-def checkpoint_to_resume(run: Path, resume: str, world: World) -> Path | None:
-    """The checkpoint to continue from; None to start.
+@dataclass(frozen=True)
+class Start:
+    """A checkpoint to go on from: where it is, and its state (see `checkpoint.load_state`)."""
+
+    path: Path
+    state: dict[str, Any]
+
+
+def starting_point(recipe: Recipe, run: Path, resume: str, world: World) -> Start | None:
+    """Where training goes on; None to start.
 
     Args:
         resume: as of `train`.
     Raises:
-        WMTPError: a new run where one is already, no such checkpoint, or a damaged one.
+        WMTPError: a new run where one is already, no such checkpoint, a damaged one, or one of another recipe.
     """
+    path = _checkpoint_to_resume(run, resume, world)
+    if path is None:
+        return None
+    start = Start(path, checkpoint.load_state(path))
+    refuse_other_recipe(recipe, start.state, path)
+    return start
+
+
+def _checkpoint_to_resume(run: Path, resume: str, world: World) -> Path | None:
     if resume == "never" and restarts() > 0:
         resume = "auto"  # what is there was written by the processes before
     if resume == "never":

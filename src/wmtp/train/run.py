@@ -24,7 +24,7 @@ from wmtp.train.assemble import known_columns, module_on_devices, scorer_needs
 from wmtp.train.distributed import World, processes
 from wmtp.train.labels import labelled_documents, training_columns
 from wmtp.train.lock import RunLock
-from wmtp.train.resume import attended, checkpoint_to_resume, make_loader, refuse_other_recipe
+from wmtp.train.resume import attended, make_loader, starting_point
 from wmtp.train.stage_one import critic_recipe, learn_values
 from wmtp.train.trainer import Trainer
 from wmtp.weighting.refscores import Header, write_scores
@@ -93,16 +93,14 @@ def train(
         stack.enter_context(_full_disk_explained(run))
         world = stack.enter_context(processes(config.devices))
         stack.enter_context(_own_directory(run, world))
-        start = checkpoint_to_resume(run, resume, world)
-        state = checkpoint.load_state(start) if start is not None else None
-        if state is not None:
-            refuse_other_recipe(recipe, state, start)
+        start = starting_point(recipe, run, resume, world)
         if data is None:
             with world.first_one_first():
                 data = load_data(recipe, Path(config.paths.cache))
-        own_state = state if start is not None and start.resolve().is_relative_to(run.resolve()) else None
-        run_id = own_state["mlflow_run_id"] if own_state is not None else None
-        tracker = Tracker(run, config, run_id, fresh=own_state is None)
+        is_own = start is not None and start.path.resolve().is_relative_to(run.resolve())
+        tracker = Tracker(
+            run, config, start.state["mlflow_run_id"] if start and is_own else None, fresh=not is_own
+        )
         begin = cache(lambda: _begin(recipe, config, run, world, stack, tracker))
         critic = None
         if "values" in scorer_needs(recipe) and recipe.critic.path is None:
@@ -110,7 +108,9 @@ def train(
         torch.manual_seed(recipe.seed + world.rank)
         with world.first_one_first():
             columns = known_columns(recipe, config, data)
-        module, parallel = module_on_devices(recipe, config, data, start, world, critic)
+        module, parallel = module_on_devices(
+            recipe, config, data, start.path if start else None, world, critic
+        )
         trainer = Trainer(
             module,
             parallel,
@@ -123,10 +123,7 @@ def train(
             tracker,
             write_configuration=module.model.config.save_pretrained,
         )
-        if start is not None and state is not None:
-            trainer.restore(start, state)
-        else:
-            trainer.start_metrics()
+        trainer.begin_at(start)
         begin()
         trainer.fit(recipe.name)
     return checkpoint.checkpoints(run)[-1]

@@ -21,7 +21,7 @@ from wmtp.train.critic import Labelled, ValueLearner
 from wmtp.train.distributed import World
 from wmtp.train.labels import labelled_documents
 from wmtp.train.parallel import full
-from wmtp.train.resume import attended, checkpoint_to_resume, make_loader, refuse_other_recipe
+from wmtp.train.resume import attended, make_loader, refuse_other_recipe, starting_point
 from wmtp.train.trainer import Trainer
 
 
@@ -62,15 +62,12 @@ def learn_values(
         mend(run)
         checkpoint.recover(run)
     world.barrier()
-    start = checkpoint_to_resume(run, "never" if resume == "never" else "auto", world)
-    state = checkpoint.load_state(start) if start is not None else None
-    if state is not None:
-        refuse_other_recipe(own, state, start)
+    start = starting_point(own, run, "never" if resume == "never" else "auto", world)
     with world.first_one_first():
         learnt, held_out = labelled_documents(own, config, data.tokenizer)
     torch.manual_seed(own.seed + world.rank)
-    module, parallel = critic_on_devices(own, config, data.tokenizer, start, world)
-    tracker = Tracker(run, config, state["mlflow_run_id"] if state is not None else None, fresh=state is None)
+    module, parallel = critic_on_devices(own, config, data.tokenizer, start.path if start else None, world)
+    tracker = Tracker(run, config, start.state["mlflow_run_id"] if start else None, fresh=start is None)
     with attended(run, config, world) as attendants:
         trainer = Trainer(
             module,
@@ -88,10 +85,7 @@ def learn_values(
             ),
             patience=own.critic.patience,
         )
-        if start is not None and state is not None:
-            trainer.restore(start, state)
-        else:
-            trainer.start_metrics()
+        trainer.begin_at(start)
         if world.is_first:
             write_text(run / RECIPE_FILE, to_yaml(own))
         begin()

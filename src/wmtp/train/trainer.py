@@ -28,6 +28,7 @@ from wmtp.train.memory import is_out_of_memory
 from wmtp.train.optim import learning_rate, make_optimizer, set_learning_rate
 from wmtp.train.parallel import accumulating, full
 from wmtp.train.rehearsal import Rehearsal
+from wmtp.train.resume import Start
 from wmtp.train.signals import STOPPING, Stopped, StopRequest
 from wmtp.train.state import (
     Counters,
@@ -173,7 +174,7 @@ class Trainer:
         self.heartbeat.at(self.counters.step, phase)
 
     def save(self) -> None:
-        """Write a checkpoint from which `restore` continues as if nothing had happened."""
+        """Write a checkpoint from which `begin_at` continues as if nothing had happened."""
         self._at("save")
         model = self.module.model
         self.writer.save(
@@ -196,15 +197,15 @@ class Trainer:
         self.write_configuration(folder)
         self.tokenizer.save_pretrained(folder)
 
-    def restore(self, location: Path, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint; the model's weights have been loaded already."""
-        self.counters = Counters(**state["counters"])
-        self.loader.load_state_dict(state["loader"])
-        restore_training(location, self.module, self.optimizer, self.world)
-        self.start_metrics()
+    def begin_at(self, start: Start | None) -> None:
+        """Begin, or continue from a checkpoint; the model's weights have been loaded already.
 
-    def start_metrics(self) -> None:
-        """Forget the records of later steps: they will be written again."""
+        The records of later steps are forgotten: they will be written again.
+        """
+        if start is not None:
+            self.counters = Counters(**start.state["counters"])
+            self.loader.load_state_dict(start.state["loader"])
+            restore_training(start.path, self.module, self.optimizer, self.world)
         if self.world.is_first:
             self.metrics.rewind(self.counters.step)
 
@@ -242,15 +243,7 @@ class Trainer:
         outputs = self._forward_backward(batches)
         self._at("optimizer")
         loss, tokens, nonfinite_scores, signum = self._agree(outputs, batches)
-        gradients = [p.grad for p in self.module.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        norm_value = float(full(norm))
-        if math.isfinite(loss) and math.isfinite(norm_value):
-            torch.nn.utils.clip_grads_with_norm_(self.module.model.parameters(), train.grad_clip, norm)
-            self.optimizer.step()
-            counters.bad_in_a_row = 0
-        else:
-            self._skip(loss)
+        norm = self._update(loss)
         counters.step += 1
         counters.tokens += tokens
         counters.nonfinite_scores += nonfinite_scores
@@ -258,18 +251,32 @@ class Trainer:
         counters.seconds += seconds
         if counters.step % train.log_every and counters.step not in (1, train.steps):
             return None, signum
-        return {
+        record = {
             "kind": "train",
             **self._position(),
             "loss": finite(loss),
             **self.module.statistics(outputs),
-            "grad_norm": finite(norm_value),
+            "grad_norm": finite(norm),
             "lr": lr,
             "tokens_per_second": tokens / seconds,
             "memory_mib": self._memory_mib(),
             "skipped_steps": counters.skipped_steps,
             "nonfinite_scores": counters.nonfinite_scores,
-        }, signum
+        }
+        return record, signum
+
+    def _update(self, loss: float) -> float:
+        """Change the parameters, unless the loss or a gradient is not finite; returns the gradient's norm."""
+        parameters = list(self.module.model.parameters())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm_value = float(full(norm))
+        if math.isfinite(loss) and math.isfinite(norm_value):
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.train.grad_clip, norm)
+            self.optimizer.step()
+            self.counters.bad_in_a_row = 0
+        else:
+            self._skip(loss)
+        return norm_value
 
     def _agree(
         self, outputs: Sequence[Output], batches: Sequence[Batch]
