@@ -43,6 +43,11 @@ def choose_dtype(devices: DevicesConfig, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if devices.precision == "bf16" else torch.float32
 
 
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Computing in bf16 where that is the dtype, else as the tensors are."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
+
+
 def _cpu_multiplies_bf16() -> bool:
     info = Path("/proc/cpuinfo")
     flags = info.read_text() if info.exists() else ""

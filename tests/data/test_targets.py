@@ -2,7 +2,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wmtp.data.targets import lookahead, make_targets, shift_left
+from wmtp.data.targets import (
+    has_next,
+    has_previous,
+    is_last,
+    lookahead,
+    make_targets,
+    shift_left,
+    shift_right,
+)
 
 
 @st.composite
@@ -44,3 +52,19 @@ def test_lookahead_and_shift() -> None:
     x = torch.tensor([[1, 2, 3]])
     assert lookahead(x, 2).tolist() == [[[1, 2], [2, 3], [3, 0]]]
     assert shift_left(x).tolist() == [[2, 3, 0]]
+    assert shift_right(x).tolist() == [[0, 1, 2]]
+    assert shift_right(x.float(), -1).tolist() == [[-1, 1, 2]]
+    assert shift_right(x[..., None].expand(1, 3, 2)).tolist() == [[[0, 0], [1, 1], [2, 2]]]
+
+
+@given(packed_rows())
+def test_neighbours_are_of_the_same_document(case: tuple[list[list[tuple[int, int, bool]]], int]) -> None:
+    rows, _ = case
+    documents = torch.tensor([[token[1] for token in row] for row in rows])
+    following, preceding, last = has_next(documents), has_previous(documents), is_last(documents)
+    for b, row in enumerate(rows):
+        numbers = [0, *(token[1] for token in row), 0]
+        for s, (before, own, after) in enumerate(zip(numbers, numbers[1:], numbers[2:], strict=False)):
+            assert bool(following[b, s]) == (own > 0 and after == own)
+            assert bool(preceding[b, s]) == (own > 0 and before == own)
+            assert bool(last[b, s]) == (own > 0 and after != own)

@@ -20,6 +20,7 @@ from ranks import RECIPE, run_on_ranks
 from wmtp.config import Config, Recipe, override
 from wmtp.data.dataset import Document, TokenDataset, tokenise
 from wmtp.data.loader import Batch, Loader, collate, in_order
+from wmtp.data.targets import is_last
 from wmtp.data.tokenizer import train_tokenizer
 from wmtp.errors import WMTPError
 from wmtp.model.critic import untrained_critic
@@ -29,7 +30,6 @@ from wmtp.train.critic import (
     EXPLOSION,
     Labelled,
     ValueLearner,
-    last_positions,
     learnt_positions,
     value_metrics,
 )
@@ -334,14 +334,14 @@ def test_positions_are_those_of_a_loop(rows: list[list[int]], supervised: list[b
     )
     numbers = iter(range(len(lengths)))
     batch = collate(dataset, [[next(numbers) for _ in row] for row in rows], 22)
-    last, learnt = last_positions(batch), learnt_positions(batch)
+    last, learnt = is_last(batch.document_ids), learnt_positions(batch)
     for b in range(len(rows)):
         ids = [*batch.document_ids[b].tolist(), 0]
         for s in range(22):
-            is_last = ids[s] > 0 and ids[s + 1] != ids[s]
+            at_end = ids[s] > 0 and ids[s + 1] != ids[s]
             follows = ids[s] > 0 and ids[s + 1] == ids[s] and bool(batch.supervised[b, s + 1])
-            assert bool(last[b, s]) == is_last
-            assert bool(learnt[b, s]) == (is_last or follows)
+            assert bool(last[b, s]) == at_end
+            assert bool(learnt[b, s]) == (at_end or follows)
 
 
 # --- the copy of the head ----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The one place that shifts: tokens to the targets of H heads."""
+"""The one place that shifts: tokens to the targets of H heads, and to their neighbours in a document."""
 
 import torch
 from torch import Tensor
@@ -13,6 +13,27 @@ def lookahead(x_bs: Tensor, heads: int) -> Tensor:
 def shift_left(x_bs: Tensor) -> Tensor:
     """out[b, s] = x[b, s + 1], zero in the last place."""
     return torch.nn.functional.pad(x_bs[:, 1:], (0, 1))
+
+
+def shift_right(x: Tensor, first: float = 0) -> Tensor:
+    """out[b, s] = x[b, s - 1], `first` in the first place: [B, S] or [B, S, D]."""
+    places = (1, 0) if x.ndim == 2 else (0, 0, 1, 0)
+    return torch.nn.functional.pad(x[:, :-1], places, value=first)
+
+
+def has_next(document_ids_bs: Tensor) -> Tensor:
+    """[B, S] bool: where a token of the same document follows."""
+    return (shift_left(document_ids_bs) == document_ids_bs) & (document_ids_bs > 0)
+
+
+def has_previous(document_ids_bs: Tensor) -> Tensor:
+    """[B, S] bool: where a token of the same document precedes."""
+    return shift_right(has_next(document_ids_bs))
+
+
+def is_last(document_ids_bs: Tensor) -> Tensor:
+    """[B, S] bool: each document's last token."""
+    return (document_ids_bs > 0) & ~has_next(document_ids_bs)
 
 
 def make_targets(

@@ -19,7 +19,8 @@ from wmtp.errors import WMTPError
 from wmtp.evaluate.runner import trained_model
 from wmtp.layout import HEADS_FILE
 from wmtp.loss.chunked import chunks, cross_entropy_
-from wmtp.model.modeling import MTPForCausalLM, document_mask
+from wmtp.model.build import packed_trunk
+from wmtp.model.modeling import MTPForCausalLM
 from wmtp.progress import progress
 from wmtp.storage import write_json
 
@@ -104,9 +105,7 @@ def measure_heads(
         for batch in in_order(dataset, sequence_length, batch_size):
             batch = batch.to(device)
             targets_bsh, valid_bsh = make_targets(batch.ids, batch.document_ids, batch.supervised, heads)
-            trunk = model.trunk(
-                batch.ids, mask=document_mask(batch.document_ids), position_ids=batch.position_ids
-            )
+            trunk = packed_trunk(model, batch)
             for h in range(heads):
                 targets, valid = targets_bsh[..., h].flatten(), valid_bsh[..., h].flatten()
                 sums[h] += _sums(

@@ -20,7 +20,7 @@ from wmtp.config import ModelConfig, Recipe
 from wmtp.data.loader import Batch
 from wmtp.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from wmtp.errors import WMTPError, one_line
-from wmtp.model.modeling import MTPConfig, MTPForCausalLM, copy_head_0, document_mask, initialise
+from wmtp.model.modeling import MTPConfig, MTPForCausalLM, TrunkOutput, copy_head_0, document_mask, initialise
 from wmtp.storage import sha256_file, sha256_text
 from wmtp.train.checkpoint import digests, is_checkpoint, load_tensors, tensor_names
 
@@ -217,13 +217,20 @@ def model_fingerprint(location: str) -> str:
     return sha256_text(*(f"{name} {digest}" for name, digest in sorted(saved.items())))
 
 
+def packed_trunk(model: MTPForCausalLM, batch: Batch) -> TrunkOutput:
+    """The trunk's output for packed documents, each of which sees itself only."""
+    return model.trunk(batch.ids, mask=document_mask(batch.document_ids), position_ids=batch.position_ids)
+
+
 def next_token_hidden(model: PreTrainedModel, batch: Batch) -> Tensor:
     """[B, S, D]: what, times the output embedding, are the next-token logits of packed documents."""
-    mask = document_mask(batch.document_ids)
     if isinstance(model, MTPForCausalLM):
-        return model.head(model.trunk(batch.ids, mask=mask, position_ids=batch.position_ids), 0)
+        return model.head(packed_trunk(model, batch), 0)
     output = model.base_model(
-        input_ids=batch.ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
+        input_ids=batch.ids,
+        attention_mask=document_mask(batch.document_ids),
+        position_ids=batch.position_ids,
+        use_cache=False,
     )
     hidden: Tensor = output.last_hidden_state
     return hidden

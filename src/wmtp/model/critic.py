@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from wmtp.config import Recipe, override
 from wmtp.data.loader import Batch
+from wmtp.data.targets import has_previous, shift_right
 from wmtp.data.tokenizer import tokenizer_fingerprint
 from wmtp.errors import WMTPError
 from wmtp.layout import BEST, CRITIC
@@ -23,8 +24,9 @@ from wmtp.model.build import (
     load_reference,
     model_fingerprint,
     next_token_hidden,
+    packed_trunk,
 )
-from wmtp.model.modeling import MTPForCausalLM, document_mask
+from wmtp.model.modeling import MTPForCausalLM
 from wmtp.model.value_head import TORCH_WEIGHTS, WEIGHTS, ValueHead, load_value_head, save_value_head
 from wmtp.storage import publish, sha256_text, unfinished
 from wmtp.train.checkpoint import resolve_model
@@ -54,8 +56,7 @@ class Critic(nn.Module):
         if not self.of_trunk:
             return next_token_hidden(self.backbone, batch)
         assert isinstance(self.backbone, MTPForCausalLM)
-        mask = document_mask(batch.document_ids)
-        return self.backbone.trunk(batch.ids, mask=mask, position_ids=batch.position_ids).hidden_bsd
+        return packed_trunk(self.backbone, batch).hidden_bsd
 
     def embeddings(self, batch: Batch) -> Tensor:
         """[B, S, D], the backbone's, of the tokens."""
@@ -79,9 +80,8 @@ class Critic(nn.Module):
 
 def head_inputs(batch: Batch, hidden_bsd: Tensor, embeddings_bsd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What a value head reads at each position, [B, S, D] each; before a document's first token there was nothing."""
-    before_bsd = nn.functional.pad(hidden_bsd[:, :-1], (0, 0, 1, 0))
-    same_bs = batch.document_ids == nn.functional.pad(batch.document_ids[:, :-1], (1, 0))
-    return hidden_bsd, before_bsd.where(same_bs[..., None], 0.0), embeddings_bsd
+    before_bsd = shift_right(hidden_bsd).where(has_previous(batch.document_ids)[..., None], 0.0)
+    return hidden_bsd, before_bsd, embeddings_bsd
 
 
 def untrained_critic(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, *, with_weights: bool) -> Critic:

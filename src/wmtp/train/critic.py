@@ -1,7 +1,6 @@
 """Stage 1 of critic training: a value function learnt from the rewards of whole sequences."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,8 @@ from torch.func import functional_call
 from wmtp.config import CriticConfig, Recipe
 from wmtp.data.dataset import TokenDataset
 from wmtp.data.loader import Batch, Columns, in_order
-from wmtp.data.targets import shift_left
+from wmtp.data.targets import has_next, is_last, shift_left
+from wmtp.environment import autocast
 from wmtp.model.critic import Critic, head_inputs
 from wmtp.tracking import finite
 from wmtp.train.distributed import World, all_gather_ragged, all_reduce, world_size
@@ -91,7 +91,7 @@ class ValueLearner(nn.Module):
     def forward(self, batch: Batch, *, terms: Tensor) -> ValueOutput:
         """The micro-batch's share of the step's loss; `terms` is the number of positions or pairs of all of them."""
         learnt_bs = learnt_positions(batch)
-        with self._autocast(batch.ids.device):
+        with autocast(batch.ids.device, self.compute_dtype):
             inputs = head_inputs(batch, self.model.hidden(batch), self.model.embeddings(batch))
             values_bs = self.model.head(*inputs)
         if self.config.objective == "pairwise":
@@ -113,7 +113,7 @@ class ValueLearner(nn.Module):
     @torch.no_grad()
     def values(self, batch: Batch) -> Tensor:
         """[B, S] float32."""
-        with self._autocast(batch.ids.device):
+        with autocast(batch.ids.device, self.compute_dtype):
             found: Tensor = self.model(batch)
         return found
 
@@ -156,7 +156,7 @@ class ValueLearner(nn.Module):
             alive()
             batch = batch.to(world.device)
             values_bs, learnt_bs = self.values(batch), learnt_positions(batch)
-            last_bs, rewards_bs = last_positions(batch), batch.columns["rewards"]
+            last_bs, rewards_bs = is_last(batch.document_ids), batch.columns["rewards"]
             chosen = [(values_bs, learnt_bs), (values_bs, last_bs), (rewards_bs, last_bs)]
             columns = [document_means(x_bs, batch.document_ids, where_bs)[0] for x_bs, where_bs in chosen]
             found.append(torch.stack(columns, dim=1).double())
@@ -179,25 +179,17 @@ class ValueLearner(nn.Module):
 
     def _terms(self, batch: Batch) -> Tensor:
         if self.config.objective == "pairwise":
-            return last_positions(batch).sum() / 2
+            return is_last(batch.document_ids).sum() / 2
         return learnt_positions(batch).sum().float()
 
     def _head_copy(self) -> dict[str, Tensor]:
         return {name: full(p.detach()).clone() for name, p in self.model.head.named_parameters()}
 
-    def _autocast(self, device: torch.device) -> AbstractContextManager[None]:
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.compute_dtype is torch.bfloat16)
-
-
-def last_positions(batch: Batch) -> Tensor:
-    """[B, S] bool: each document's last token."""
-    return (batch.document_ids > 0) & (shift_left(batch.document_ids) != batch.document_ids)
-
 
 def learnt_positions(batch: Batch) -> Tensor:
     """[B, S] bool: where a supervised token of the same document follows, and each document's last token."""
-    is_next = (batch.document_ids > 0) & (shift_left(batch.document_ids) == batch.document_ids)
-    return (is_next & shift_left(batch.supervised)) | last_positions(batch)
+    is_next_learnt = has_next(batch.document_ids) & shift_left(batch.supervised)
+    return is_next_learnt | is_last(batch.document_ids)
 
 
 def value_metrics(

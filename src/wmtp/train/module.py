@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +14,12 @@ from wmtp.config import Recipe
 from wmtp.data.dataset import TokenDataset
 from wmtp.data.loader import Batch
 from wmtp.data.targets import make_targets, shift_left
+from wmtp.environment import autocast
 from wmtp.errors import WMTPError
 from wmtp.loss import TokenStatistics, linear_token_statistics, weighted_linear_cross_entropy
-from wmtp.model.build import next_token_hidden
+from wmtp.model.build import next_token_hidden, packed_trunk
 from wmtp.model.critic import Critic
-from wmtp.model.modeling import MTPForCausalLM, TrunkOutput, document_mask
+from wmtp.model.modeling import MTPForCausalLM, TrunkOutput
 from wmtp.tracking import finite
 from wmtp.train.distributed import World, all_reduce, world_size
 from wmtp.train.validation import validation_ce
@@ -141,8 +141,8 @@ class WeightedMTP(nn.Module):
                 scored and weighed as the whole step.
         """
         targets_bsh, valid_bsh = self.targets(batch)
-        with self._autocast(batch.ids.device):
-            trunk = self._trunk(batch)
+        with autocast(batch.ids.device, self.compute_dtype):
+            trunk = packed_trunk(self.model, batch)
             hidden_0 = self.model.head(trunk, 0)
             if scores_bsh is None or weights_bsh is None:
                 raw = self._scores(batch, trunk, hidden_0, targets_bsh, valid_bsh, clean_gradient)
@@ -164,9 +164,9 @@ class WeightedMTP(nn.Module):
         """What the scorer gives for a micro-batch, by a forward of trunk and head 0 where it needs one."""
         targets_bsh, valid_bsh = self.targets(batch)
         trunk = hidden_0 = None
-        with self._autocast(batch.ids.device):
+        with autocast(batch.ids.device, self.compute_dtype):
             if self._reads_trunk:
-                trunk = self._trunk(batch)
+                trunk = packed_trunk(self.model, batch)
             if trunk is not None and self.scorer.needs & OF_LEARNER:
                 hidden_0 = self.model.head(trunk, 0)
         return self._scores(batch, trunk, hidden_0, targets_bsh, valid_bsh, clean_gradient)
@@ -231,8 +231,8 @@ class WeightedMTP(nn.Module):
     def unweighted_ce(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """[B, S, H] cross-entropy of every head, NaN where not valid, and validity."""
         targets_bsh, valid_bsh = self.targets(batch)
-        with self._autocast(batch.ids.device):
-            trunk = self._trunk(batch)
+        with autocast(batch.ids.device, self.compute_dtype):
+            trunk = packed_trunk(self.model, batch)
             hidden_bshd = self._all_heads(trunk, self.model.head(trunk, 0))
         statistics = self._token_statistics(hidden_bshd, self.model.unembedding, targets_bsh, valid_bsh)
         return statistics.ce.view(valid_bsh.shape), valid_bsh
@@ -240,8 +240,8 @@ class WeightedMTP(nn.Module):
     def clean_gradient(self, batch: Batch) -> Tensor:
         """[V, D]: gradient of the mean cross-entropy of head 0 on a batch with respect to the unembedding."""
         targets_bsh, valid_bsh = self.targets(batch)
-        with torch.no_grad(), self._autocast(batch.ids.device):
-            hidden_bsd = self.model.head(self._trunk(batch), 0).to(self.compute_dtype)
+        with torch.no_grad(), autocast(batch.ids.device, self.compute_dtype):
+            hidden_bsd = self.model.head(packed_trunk(self.model, batch), 0).to(self.compute_dtype)
         valid_bs = valid_bsh[..., 0]
         with torch.enable_grad():
             unembedding = self.model.unembedding.detach().requires_grad_()
@@ -307,7 +307,7 @@ class WeightedMTP(nn.Module):
     def _values(self, batch: Batch, trunk: TrunkOutput | None) -> Tensor:
         if self.critic is None:
             raise WMTPError(f"scorer {self.scorer_name!r} needs a critic: set critic.path to a trained one")
-        with self._autocast(batch.ids.device):
+        with autocast(batch.ids.device, self.compute_dtype):
             if self.critic.backbone is None:
                 assert trunk is not None
                 embeddings_bsd = self.model.get_input_embeddings()(batch.ids)
@@ -330,7 +330,7 @@ class WeightedMTP(nn.Module):
             raise WMTPError(
                 f"scorer {self.scorer_name!r} needs a reference: set model.ref_id or data.reference_scores"
             )
-        with self._autocast(batch.ids.device):
+        with autocast(batch.ids.device, self.compute_dtype):
             hidden = next_token_hidden(self.reference, batch)
         unembedding = self.reference.get_output_embeddings().weight
         return self._token_statistics(hidden, unembedding, targets_bs, valid_bs).ce
@@ -350,11 +350,3 @@ class WeightedMTP(nn.Module):
     def _all_heads(self, trunk: TrunkOutput, hidden_0: Tensor) -> Tensor:
         heads = [hidden_0, *(self.model.head(trunk, h) for h in range(1, self.heads))]
         return torch.stack(heads, dim=2).to(self.compute_dtype)
-
-    def _trunk(self, batch: Batch) -> TrunkOutput:
-        return self.model.trunk(
-            batch.ids, mask=document_mask(batch.document_ids), position_ids=batch.position_ids
-        )
-
-    def _autocast(self, device: torch.device) -> AbstractContextManager[None]:
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.compute_dtype is torch.bfloat16)

@@ -8,7 +8,7 @@ rewards hold in padding is never read, and nothing passes from one document to a
 import torch
 from torch import Tensor
 
-from wmtp.data.targets import shift_left
+from wmtp.data.targets import has_next, has_previous, is_last, shift_left
 
 
 @torch.no_grad()
@@ -51,7 +51,7 @@ def gae(
         [B, S] float, 0 where no token of the same document follows.
     """
     targets_bs = value_targets(rewards_bs, values_bs, document_ids_bs, gamma=gamma, gae_lambda=gae_lambda)
-    return (targets_bs - values_bs).where(_has_next(document_ids_bs), 0.0)
+    return (targets_bs - values_bs).where(has_next(document_ids_bs), 0.0)
 
 
 @torch.no_grad()
@@ -68,12 +68,11 @@ def value_targets(
     Returns:
         [B, S] float, 0 in padding.
     """
-    has_next = _has_next(document_ids_bs)
-    is_last = (document_ids_bs > 0) & ~has_next
-    before_last = has_next & shift_left(is_last)
-    bootstraps = has_next & ~before_last
+    inner_bs, last_bs = has_next(document_ids_bs), is_last(document_ids_bs)
+    before_last = inner_bs & shift_left(last_bs)
+    bootstraps = inner_bs & ~before_last
     next_values_bs = gamma * (1 - gae_lambda) * shift_left(values_bs)
-    x_bs = next_values_bs.where(bootstraps, rewards_bs.where(is_last | before_last, 0.0))
+    x_bs = next_values_bs.where(bootstraps, rewards_bs.where(last_bs | before_last, 0.0))
     return discounted_scan(x_bs, gamma * gae_lambda * bootstraps.to(x_bs.dtype))
 
 
@@ -88,9 +87,8 @@ def monte_carlo_targets(rewards_bs: Tensor, document_ids_bs: Tensor, *, gamma: f
     Returns:
         [B, S] float, R at a document's last position, 0 in padding.
     """
-    has_next = _has_next(document_ids_bs)
-    is_last = (document_ids_bs > 0) & ~has_next
-    return discounted_scan(rewards_bs.where(is_last, 0.0), gamma * has_next.to(rewards_bs.dtype))
+    rewards_bs = rewards_bs.where(is_last(document_ids_bs), 0.0)
+    return discounted_scan(rewards_bs, gamma * has_next(document_ids_bs).to(rewards_bs.dtype))
 
 
 @torch.no_grad()
@@ -106,7 +104,7 @@ def exponential_average(x_bs: Tensor, document_ids_bs: Tensor, beta: float) -> T
     Returns:
         [B, S] of the dtype of x, 0 in padding.
     """
-    continues = _continues(document_ids_bs)
+    continues = has_previous(document_ids_bs)
     usable = x_bs.isfinite() & (document_ids_bs > 0)
     seen_bs = _backward_looking_scan(usable.to(x_bs.dtype), continues.to(x_bs.dtype))
     first = usable & (seen_bs == 1)
@@ -129,21 +127,11 @@ def document_means(x_bs: Tensor, document_ids_bs: Tensor, where_bs: Tensor) -> t
     Returns:
         means [documents] of the dtype of x, and counts [documents] int64, none of them 0.
     """
-    numbers_bs = (~_continues(document_ids_bs)).flatten().cumsum(0).view_as(document_ids_bs)
+    numbers_bs = (~has_previous(document_ids_bs)).flatten().cumsum(0).view_as(document_ids_bs)
     selected = where_bs & (document_ids_bs > 0)
     _, places, counts = numbers_bs[selected].unique(return_inverse=True, return_counts=True)
     sums = x_bs.new_zeros(len(counts)).index_add(0, places, x_bs[selected])
     return sums / counts, counts
-
-
-def _has_next(document_ids_bs: Tensor) -> Tensor:
-    """Where a token of the same document follows: [B, S] bool."""
-    return (shift_left(document_ids_bs) == document_ids_bs) & (document_ids_bs > 0)
-
-
-def _continues(document_ids_bs: Tensor) -> Tensor:
-    """Where a token of the same document precedes: [B, S] bool."""
-    return torch.nn.functional.pad(_has_next(document_ids_bs)[:, :-1], (1, 0))
 
 
 def _backward_looking_scan(x_bs: Tensor, decay_bs: Tensor) -> Tensor:

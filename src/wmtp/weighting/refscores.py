@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from wmtp.data.dataset import TokenDataset
 from wmtp.data.loader import Batch, in_order
-from wmtp.data.targets import shift_left
+from wmtp.data.targets import has_next, shift_left, shift_right
+from wmtp.environment import autocast
 from wmtp.errors import WMTPError
 from wmtp.loss import linear_cross_entropy_per_token
 from wmtp.model.build import next_token_hidden
@@ -68,17 +69,16 @@ def write_scores(
 @torch.no_grad()
 def token_ce(model: PreTrainedModel, batch: Batch, dtype: torch.dtype) -> torch.Tensor:
     """[B, S] float32: the model's cross-entropy of the token at each position, NaN for a document's first."""
-    with torch.autocast(batch.ids.device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+    with autocast(batch.ids.device, dtype):
         hidden_bsd = next_token_hidden(model, batch).to(dtype)
     targets_bs = shift_left(batch.ids)
-    inside_bs = (shift_left(batch.document_ids) == batch.document_ids) & (batch.document_ids > 0)
     ce = linear_cross_entropy_per_token(
         hidden_bsd.flatten(0, 1),
         model.get_output_embeddings().weight,
         targets_bs.flatten(),
-        where=inside_bs.flatten(),
+        where=has_next(batch.document_ids).flatten(),
     ).view(targets_bs.shape)
-    return torch.nn.functional.pad(ce[:, :-1], (1, 0), value=torch.nan)
+    return shift_right(ce, torch.nan)
 
 
 def load_scores(directory: Path, dataset: TokenDataset, *, model: str | None) -> NDArray[np.float16]:
