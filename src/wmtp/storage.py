@@ -85,7 +85,7 @@ def why_no_file(path: Path) -> str | None:
     return "is not a regular file: save it first" if path.exists() else "no such file"
 
 
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
     """Replace a file's content, atomically.
 
     Raises:
@@ -95,8 +95,8 @@ def write_text(path: Path, text: str) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with aside.open("w", encoding="utf-8") as file:
-                file.write(text)
+            with aside.open("wb") as file:
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(path)
@@ -104,6 +104,11 @@ def write_text(path: Path, text: str) -> None:
             with suppress(OSError):
                 aside.unlink()
             raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """As `write_bytes`, in UTF-8."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:

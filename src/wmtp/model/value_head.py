@@ -1,7 +1,6 @@
 """The critic's value head: what reward to expect after reading a token, from its hidden state."""
 
 import hashlib
-import os
 import pickle
 import re
 import zipfile
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from wmtp.errors import WMTPError, one_line
-from wmtp.storage import read_json, sha256_file, sync_directory, write_json
+from wmtp.storage import read_json, sha256_file, sync_directory, write_bytes, write_json
 
 WEIGHTS, TORCH_WEIGHTS, DESCRIPTION = "value_head.safetensors", "value_head.pt", "value_head.json"
 
@@ -108,15 +107,7 @@ def save_value_head(head: ValueHead, folder: Path, fingerprint: dict[str, str]) 
         fingerprint: what kind of thing (trunk, tokenizer) -> its digest.
     """
     data = save(head.state_dict())
-    aside = folder / f".{WEIGHTS}.{os.getpid()}"
-    try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(folder / WEIGHTS)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_bytes(folder / WEIGHTS, data)
     description = {
         "hidden_size": head.output.in_features,
         "sha256": hashlib.sha256(data).hexdigest(),
