@@ -35,6 +35,7 @@ def write(directory: Path, data: Data, model: PreTrainedModel) -> None:
         model,
         model_fingerprint="m" * 64,
         sequence_length=64,
+        chunk_size=50,
         batch_size=4,
         device=torch.device("cpu"),
         dtype=torch.float32,

@@ -54,7 +54,11 @@ def evaluate_heads(run: Path, recipe: Recipe, config: Config) -> dict[str, Any]:
     location, model, tokenizer = trained_model(run, config)
     dataset = validation_documents(recipe, tokenizer)
     measured = measure_heads(
-        model, dataset, sequence_length=recipe.data.sequence_length, batch_size=recipe.train.rows_at_once
+        model,
+        dataset,
+        sequence_length=recipe.data.sequence_length,
+        batch_size=recipe.train.rows_at_once,
+        chunk_size=recipe.loss.chunk_size,
     )
     result = {
         "checkpoint": location.name,

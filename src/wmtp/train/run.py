@@ -196,6 +196,7 @@ def write_reference_scores(recipe: Recipe, config: Config, data: Data, location:
         load_reference(model, data.tokenizer),
         model_fingerprint=model_fingerprint(model),
         sequence_length=recipe.data.sequence_length,
+        chunk_size=recipe.loss.chunk_size,
         batch_size=recipe.train.rows_at_once,
         device=device,
         dtype=choose_dtype(config.devices, device),

@@ -38,6 +38,7 @@ def write_scores(
     *,
     model_fingerprint: str,
     sequence_length: int,
+    chunk_size: int,
     batch_size: int,
     device: torch.device,
     dtype: torch.dtype,
@@ -56,7 +57,7 @@ def write_scores(
         done = 0
         with progress("score", header.tokens) as update:
             for batch in in_order(dataset, sequence_length, batch_size):
-                ce_bs = token_ce(model, batch.to(device), dtype).cpu().numpy()
+                ce_bs = token_ce(model, batch.to(device), dtype, chunk_size).cpu().numpy()
                 real = batch.token_keys.numpy() >= 0
                 scores[batch.token_keys.numpy()[real]] = ce_bs[real]
                 done += int(real.sum())
@@ -67,7 +68,7 @@ def write_scores(
 
 
 @torch.no_grad()
-def token_ce(model: PreTrainedModel, batch: Batch, dtype: torch.dtype) -> torch.Tensor:
+def token_ce(model: PreTrainedModel, batch: Batch, dtype: torch.dtype, chunk_size: int) -> torch.Tensor:
     """[B, S] float32: the model's cross-entropy of the token at each position, NaN for a document's first."""
     with autocast(batch.ids.device, dtype):
         hidden_bsd = next_token_hidden(model, batch).to(dtype)
@@ -77,6 +78,7 @@ def token_ce(model: PreTrainedModel, batch: Batch, dtype: torch.dtype) -> torch.
         model.get_output_embeddings().weight,
         targets_bs.flatten(),
         where=has_next(batch.document_ids).flatten(),
+        chunk_size=chunk_size,
     ).view(targets_bs.shape)
     return shift_right(ce, torch.nan)
 
