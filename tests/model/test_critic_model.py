@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from refusals import refusal
 from wmtp.config import Config, Recipe
 from wmtp.data.corpus import Data, load_data
 from wmtp.data.loader import Batch, in_order
@@ -98,12 +99,8 @@ def values(critic: Critic, batch: Batch, like: Critic | None = None) -> Tensor:
     return critic(batch)
 
 
-def refusal(recipe: Recipe, data: Data) -> str:
-    """The one line that loading gives."""
-    with pytest.raises(WMTPError) as caught:
-        load_critic(recipe, data.tokenizer)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+def refused(recipe: Recipe, data: Data) -> str:
+    return refusal(load_critic, recipe, data.tokenizer)
 
 
 # --- untrained ---------------------------------------------------------------------------------------------
@@ -281,9 +278,9 @@ def test_a_folder_without_a_head(kind: dict[str, Any], saved: Any, data: Data) -
     recipe = saved(kind)
     Path("saved/value_head.safetensors").unlink()
     expected = "critic.path 'saved': holds no value head (value_head.safetensors or value_head.pt)"
-    assert refusal(recipe, data) == expected
+    assert refused(recipe, data) == expected
     shutil.rmtree("saved")
-    assert refusal(recipe, data) == expected
+    assert refused(recipe, data) == expected
 
 
 @pytest.mark.parametrize("kind", [LEARNER, FULL, BASED], ids=["learner", "full", "base"])
@@ -291,7 +288,7 @@ def test_a_head_for_another_hidden_size(kind: dict[str, Any], saved: Any, data: 
     recipe = saved(kind)
     description = json.loads(Path("saved/value_head.json").read_text())
     save_value_head(ValueHead(16), Path("saved"), description["fingerprint"])
-    message = refusal(recipe, data)
+    message = refused(recipe, data)
     assert message.startswith("saved/value_head.safetensors: '")
     assert message.endswith("is wanted for hidden size 32")
 
@@ -300,18 +297,18 @@ def test_a_damaged_head(saved: Any, data: Data) -> None:
     recipe, path = saved(LEARNER), Path("saved/value_head.safetensors")
     content = path.read_bytes()
     path.write_bytes(content[:-4] + bytes([content[-4] ^ 1]) + content[-3:])
-    assert "damaged: its checksum is not the one in value_head.json" in refusal(recipe, data)
+    assert "damaged: its checksum is not the one in value_head.json" in refused(recipe, data)
     path.write_bytes(content[:100])
-    assert refusal(recipe, data).startswith("saved/value_head.safetensors: damaged or unreadable")
+    assert refused(recipe, data).startswith("saved/value_head.safetensors: damaged or unreadable")
     path.write_bytes(content)
     load_critic(recipe, data.tokenizer)
     Path("saved/value_head.json").unlink()
-    assert refusal(recipe, data) == "saved/value_head.json: no such file"
+    assert refused(recipe, data) == "saved/value_head.json: no such file"
 
 
 @pytest.mark.parametrize("changes", [{"seed": 9}, {"model.init_std": 0.2}, {"model.layers": 3}], ids=str)
 def test_a_head_of_another_learner(changes: dict[str, Any], saved: Any, data: Data) -> None:
-    message = refusal(saved(LEARNER, **changes), data)
+    message = refused(saved(LEARNER, **changes), data)
     assert message.startswith("saved/value_head.json: the value head belongs to another backbone: ")
 
 
@@ -323,7 +320,7 @@ def test_a_learner_from_a_base_is_known_by_it(saved: Any, data: Data) -> None:
     recipe = saved({"model.base_id": "base"}, seed=4)  # which changes nothing
     load_critic(recipe, data.tokenizer)
     save_base(Path("base"), data.tokenizer, seed=6)
-    assert "belongs to another backbone" in refusal(recipe, data)
+    assert "belongs to another backbone" in refused(recipe, data)
 
 
 @pytest.mark.parametrize("kind", [LEARNER, FULL, BASED], ids=["learner", "full", "base"])
@@ -341,15 +338,15 @@ def test_a_head_of_another_tokenizer(kind: dict[str, Any], saved: Any, data: Dat
 def test_a_backbone_that_is_not_the_one_it_was_trained_with(saved: Any, data: Data) -> None:
     recipe = saved(BASED)
     save_base(Path("base"), data.tokenizer, seed=6)
-    assert "saved/value_head.json: the value head belongs to another backbone: " in refusal(recipe, data)
+    assert "saved/value_head.json: the value head belongs to another backbone: " in refused(recipe, data)
     recipe = saved(LORA)
     save_base(Path("saved/backbone"), data.tokenizer, seed=6)
-    assert "saved/value_head.json: the value head belongs to another backbone: " in refusal(recipe, data)
+    assert "saved/value_head.json: the value head belongs to another backbone: " in refused(recipe, data)
 
 
 def test_a_head_on_the_learners_trunk_is_no_head_of_another_model(saved: Any, data: Data) -> None:
-    assert "belongs to another backbone" in refusal(saved(LEARNER, **BASED), data)
-    message = refusal(saved(LEARNER, **{"critic.backbone": "separate"}), data)
+    assert "belongs to another backbone" in refused(saved(LEARNER, **BASED), data)
+    message = refused(saved(LEARNER, **{"critic.backbone": "separate"}), data)
     assert message == "critic.path 'saved': has no backbone of its own; set critic.base_id to its model"
 
 
@@ -380,10 +377,10 @@ def test_a_value_head_pt_of_another_size_or_damaged_is_no_random_head(make_recip
     Path("alone").mkdir()
     recipe = make_recipe(**{"critic.path": "alone"})
     torch.save(ValueHead(D + 2).state_dict(), "alone/value_head.pt")
-    assert refusal(recipe, data).endswith("is wanted for hidden size 32")
+    assert refused(recipe, data).endswith("is wanted for hidden size 32")
     content = Path("alone/value_head.pt").read_bytes()
     Path("alone/value_head.pt").write_bytes(content[: len(content) // 2])
-    assert refusal(recipe, data).startswith("alone/value_head.pt: damaged or unreadable: ")
+    assert refused(recipe, data).startswith("alone/value_head.pt: damaged or unreadable: ")
 
 
 @pytest.mark.parametrize("name", ["value_head.safetensors", "value_head.pt"])

@@ -9,11 +9,11 @@ import pytest
 import torch
 from answers import answers, reading
 
+from refusals import refusal
 from wmtp.config import Config, Recipe
 from wmtp.data.corpus import Data, load_data
 from wmtp.data.dataset import TokenDataset
 from wmtp.data.loader import Columns
-from wmtp.errors import WMTPError
 from wmtp.train.assemble import known_columns
 from wmtp.train.critic import Labelled
 from wmtp.train.distributed import World
@@ -52,14 +52,6 @@ def columns(make_recipe: Make, config: Config, tmp_path: Path) -> Callable[..., 
         return data, known_columns(recipe, config, data)
 
     return read
-
-
-def refusal(read: Callable[..., Any], *args: Any, **changes: Any) -> str:
-    """The one line that reading gives."""
-    with pytest.raises(WMTPError) as caught:
-        read(*args, **changes)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def texts(data: Data, documents: TokenDataset) -> list[tuple[str, str]]:

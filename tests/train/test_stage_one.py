@@ -16,6 +16,7 @@ from answers import answers, reading, write_rows
 from torch.distributed import ProcessGroup
 
 from ranks import run_on_ranks
+from refusals import refusal
 from wmtp.config import Config, Recipe, load, to_dict
 from wmtp.data.corpus import load_data
 from wmtp.errors import WMTPError
@@ -82,14 +83,6 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def validations(run: Path) -> list[dict[str, Any]]:
     return [r for r in records(run) if r["kind"] == "validation"]
-
-
-def refusal(*args: Any, **options: Any) -> str:
-    """The one line that training gives."""
-    with pytest.raises(WMTPError) as caught:
-        train(*args, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.fixture
@@ -279,7 +272,7 @@ def test_training_ends_when_nothing_gets_better(
     recipe = recipe_of(**{"critic.patience": patience, "critic.overrides": overrides, "train.save_every": 50})
     run = tmp_path / "run"
     if best is None:
-        assert refusal(recipe, config, run) == (
+        assert refusal(train, recipe, config, run) == (
             f"{run / 'critic'}: no validation could tell good from bad documents; "
             f"the held-out rewards may all be the same: raise critic.held_out"
         )
@@ -383,7 +376,7 @@ def test_stage_1_in_progress_is_not_begun_anew(
     with pytest.raises(Stopped):
         train(recipe, config, run)
     before = records(run / "critic")
-    assert refusal(recipe, config, run) == (
+    assert refusal(train, recipe, config, run) == (
         f"{run / 'critic'}: has a checkpoint of step 5 already; "
         f"continue it with --resume auto, or choose another name (name=…)"
     )
@@ -410,11 +403,11 @@ def test_another_critic_is_not_resumed(
                 train(recipe_of(), config, run, resume="auto")
         stop_after("nothing", 0)
         for key, value in changes.items():
-            message = refusal(recipe_of(**{key: value}), config, run, resume="auto")
+            message = refusal(train, recipe_of(**{key: value}), config, run, resume="auto")
             assert message.startswith(f"{place}: was trained with another recipe (")
             assert load(run / "recipe.yaml")[0] == recipe_of()
             assert key in message.partition("(")[2].partition(" differ)")[0]
-    assert refusal(recipe_of(**{"critic.path": str(run)}), config, run, resume="auto").startswith(
+    assert refusal(train, recipe_of(**{"critic.path": str(run)}), config, run, resume="auto").startswith(
         f"{run / 'checkpoints' / 'step-00000005'}: was trained with another recipe (critic.path differ)"
     )
     train(recipe_of(**{"train.max_bad_steps": 4}), config, run, resume="auto")
@@ -426,7 +419,7 @@ def test_a_given_critic_may_not_be_left_out_on_resuming(
     train(recipe_of(), config, tmp_path / "run")
     head = tmp_path / "run" / "critic" / "best"
     train(recipe_of(**{"critic.path": str(head)}), config, tmp_path / "given")
-    message = refusal(recipe_of(), config, tmp_path / "given", resume="auto")
+    message = refusal(train, recipe_of(), config, tmp_path / "given", resume="auto")
     assert "was trained with another recipe (critic.path differ)" in message
 
 
@@ -442,7 +435,7 @@ def test_held_out_rewards_that_are_all_the_same(recipe_of: Make, config: Config,
     for row in rows:
         row["is_correct"] = row["is_correct"] or row["prompt"] in shown
     write_rows(tmp_path / "answers.jsonl", rows)
-    message = refusal(recipe, config, tmp_path / "run")
+    message = refusal(train, recipe, config, tmp_path / "run")
     assert message == (
         f"{tmp_path / 'run' / 'critic'}: no validation could tell good from bad documents; "
         f"the held-out rewards may all be the same: raise critic.held_out"
@@ -450,7 +443,7 @@ def test_held_out_rewards_that_are_all_the_same(recipe_of: Make, config: Config,
 
 
 def test_bad_rewards_leave_no_run(recipe_of: Make, config: Config, tmp_path: Path) -> None:
-    message = refusal(recipe_of(**{"critic.field": "reward"}), config, tmp_path / "run")
+    message = refusal(train, recipe_of(**{"critic.field": "reward"}), config, tmp_path / "run")
     assert "row 0 has no field 'reward' (critic.field)" in message
     assert not (tmp_path / "run").exists()
     for scorer in ("critic-delta-v1", "grpo-v1"):  # a dry run says so too
@@ -467,7 +460,7 @@ def test_rewards_that_changed_are_refused_on_resuming(
     train(recipe, config, tmp_path / "run")
     rows[-1]["is_correct"] = not rows[-1]["is_correct"]
     write_rows(tmp_path / "answers.jsonl", rows)
-    message = refusal(recipe, config, tmp_path / "run", resume="auto")
+    message = refusal(train, recipe, config, tmp_path / "run", resume="auto")
     assert message == "rewards of the training data changed since the checkpoint (critic.reward)"
 
 

@@ -4,15 +4,14 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from small_step import LENGTH, Small, make_small, run_step
 
+from refusals import refusal
 from wmtp.cli import main
 from wmtp.config import Config, Recipe, override, to_yaml
-from wmtp.errors import WMTPError
 from wmtp.tracking import MetricsLog
 from wmtp.train.run import train
 from wmtp.weighting.scorers import SCORERS, create_scorer
@@ -198,14 +197,6 @@ def write_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     return make_small(tmp_path_factory.mktemp("cache"))
-
-
-def refusal(action: Callable[[], Any]) -> str:
-    """The one line with which it is refused."""
-    with pytest.raises(WMTPError) as caught:
-        action()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_one_is_found_by_module_and_class(write_module: Write, small: Small) -> None:
