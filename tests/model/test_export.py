@@ -4,42 +4,27 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from small_models import mtp_model
 from wmtp.data.tokenizer import train_tokenizer
 from wmtp.errors import WMTPError
 from wmtp.model.build import load_causal_lm, model_fingerprint
 from wmtp.model.export import export, next_token_model
-from wmtp.model.modeling import MTPConfig, MTPForCausalLM, initialise
+from wmtp.model.modeling import MTPForCausalLM
 from wmtp.train.checkpoint_writer import CheckpointWriter
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
 IDS = torch.arange(2, 20).reshape(2, 9)
 
 
-def make(kind: str = "llama", tied: bool = True, seed: int = 1) -> MTPForCausalLM:
-    backbone = AutoConfig.for_model(
-        kind,
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=5,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        tie_word_embeddings=tied,
-        bos_token_id=None,
-        eos_token_id=0,
-        pad_token_id=1,
-        sliding_window=None,
-    )
-    model = MTPForCausalLM(MTPConfig(backbone, heads=3, dtype="float32")).eval()
-    initialise(model, seed=seed, std=0.2)
-    return model
+def make(kind: str = "llama", **options: Any) -> MTPForCausalLM:
+    return mtp_model(kind, layers=5, vocabulary=300, **options)
 
 
 def save(model: MTPForCausalLM, run: Path, step: int = 1) -> Path:
@@ -60,7 +45,7 @@ def save(model: MTPForCausalLM, run: Path, step: int = 1) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_checkpoint_is_loaded_as_it_was(kind: str, tied: bool, tmp_path: Path) -> None:
-    model = make(kind, tied)
+    model = make(kind, tied=tied)
     saved, before = save(model, tmp_path / "run"), torch.get_rng_state()
     loaded = load_causal_lm(str(saved), "key")
     assert torch.equal(torch.get_rng_state(), before)
@@ -77,7 +62,7 @@ def test_a_checkpoint_is_loaded_as_it_was(kind: str, tied: bool, tmp_path: Path)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tied", [True, False])
 def test_head_0_is_exported_as_a_plain_model(kind: str, tied: bool, tmp_path: Path) -> None:
-    model = make(kind, tied)
+    model = make(kind, tied=tied)
     folder = export(save(model, tmp_path / "run"), tmp_path / "plain", next_token_only=True)
     plain = AutoModelForCausalLM.from_pretrained(folder)
     assert plain.config.model_type == kind

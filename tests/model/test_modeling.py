@@ -1,9 +1,11 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from small_models import mtp_model
 from wmtp.config import Recipe
 from wmtp.data.tokenizer import _train
 from wmtp.errors import WMTPError
@@ -17,25 +19,8 @@ SMALL = {"vocab_size": 258, "hidden_size": 32, "intermediate_size": 48, "num_hid
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
 
 
-def make(kind: str = "llama", heads: int = 3, layers: int = 4, tied: bool = True) -> MTPForCausalLM:
-    backbone = AutoConfig.for_model(
-        kind,
-        vocab_size=50,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        tie_word_embeddings=tied,
-        bos_token_id=None,
-        eos_token_id=0,
-        pad_token_id=1,
-        sliding_window=None,
-    )
-    model = MTPForCausalLM(MTPConfig(backbone, heads=heads)).eval().double()
-    initialise(model, seed=1, std=0.2)
-    return model
+def make(kind: str = "llama", **options: Any) -> MTPForCausalLM:
+    return mtp_model(kind, **options).double()
 
 
 @pytest.mark.parametrize("kind", KINDS)
