@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from wmtp.config import Recipe
+from wmtp.config import EvaluateConfig, Recipe
 from wmtp.errors import WMTPError
 from wmtp.evaluate.judging import (
     judge_samples,
@@ -18,7 +18,7 @@ from wmtp.evaluate.judging import (
 from wmtp.evaluate.samples import Origin, SampleFile, read_foreign
 from wmtp.evaluate.sandbox import describe
 from wmtp.evaluate.summary import Judged, summarise
-from wmtp.evaluate.tasks import TASKS, problems_of
+from wmtp.evaluate.tasks import TASKS, Problem, problems_of
 from wmtp.storage import sha256_file, sha256_text, write_json
 
 USUAL_K = (1, 10, 100)
@@ -42,30 +42,20 @@ def evaluate_samples(path: Path, recipe: Recipe, k: Sequence[int] | None = None)
     """
     config, settings = recipe.evaluate, recipe.evaluate.settings
     require_consent(config)
-    for setting in GENERATION_KEYS:
-        if getattr(config, setting) is not None:
-            raise WMTPError(
-                f"evaluate.{setting}: says how to generate; --samples scores what was generated elsewhere"
-            )
+    _refuse_generation_settings(config)
     problems = problems_of(TASKS.create(config.task, recipe), None)
     completions = read_foreign(path, [problem.task_id for problem in problems])
     problems = problems[: settings.limit]
     ids = {problem.task_id for problem in problems}
     order = [key for key in completions if key.task_id in ids]
-    missing = [
-        problem.task_id for problem in problems if problem.task_id not in {key.task_id for key in order}
-    ]
-    if missing:
-        raise WMTPError(
-            f"--samples {path}: {len(missing)} of {len(problems)} problems have no completion, the first of them "
-            f"{missing[0]!r}; evaluate.limit takes the first problems only"
-        )
     counts = Counter(key.task_id for key in order)
+    _check_complete(problems, counts, path)
     if k is not None:
         _check_k(k, counts, path)
     results = path.with_name(f"{path.name}_results.jsonl")
+    digest = sha256_file(path)
     origin = Origin(
-        {"samples file": sha256_file(path), "task": config.task, "limit": settings.limit},
+        {"samples file": digest, "task": config.task, "limit": settings.limit},
         verdict_origin(problems, config),
     )
     evaluation = path.with_name(f"{path.name}_evaluation.json")
@@ -82,7 +72,7 @@ def evaluate_samples(path: Path, recipe: Recipe, k: Sequence[int] | None = None)
         "task": config.task,
         "protocol": f"samples made elsewhere (programs as of {settings.label})",
         "samples_file": path.name,
-        "samples_sha256": sha256_file(path),
+        "samples_sha256": digest,
         "prompts_sha256": sha256_text(*(problem.prompt for problem in problems)),
         "problems": len(problems),
         "samples_per_problem": fewest if fewest == most else [fewest, most],
@@ -93,6 +83,23 @@ def evaluate_samples(path: Path, recipe: Recipe, k: Sequence[int] | None = None)
     }
     write_json(evaluation, result)
     return result
+
+
+def _refuse_generation_settings(config: EvaluateConfig) -> None:
+    for setting in GENERATION_KEYS:
+        if getattr(config, setting) is not None:
+            raise WMTPError(
+                f"evaluate.{setting}: says how to generate; --samples scores what was generated elsewhere"
+            )
+
+
+def _check_complete(problems: Sequence[Problem], counts: Counter[str], path: Path) -> None:
+    missing = [problem.task_id for problem in problems if not counts[problem.task_id]]
+    if missing:
+        raise WMTPError(
+            f"--samples {path}: {len(missing)} of {len(problems)} problems have no completion, the first of them "
+            f"{missing[0]!r}; evaluate.limit takes the first problems only"
+        )
 
 
 def _check_k(k: Sequence[int], counts: Counter[str], path: Path) -> None:

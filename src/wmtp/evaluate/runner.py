@@ -109,6 +109,7 @@ def evaluate(
     config, settings = recipe.evaluate, recipe.evaluate.settings
     problems = problems_of(task, settings.limit)
     texts = [problem.prompt for problem in problems]
+    prompts_digest = sha256_text(*texts)
     prompts = {p.task_id: ids for p, ids in zip(problems, encode(tokenizer, texts), strict=True)}
     generator = Generator(
         model, tokenizer, settings, StopStrings(tokenizer, task.stop), config.batch_size, recipe.seed
@@ -123,7 +124,7 @@ def evaluate(
         **origin,
         "seed": recipe.seed,
         "protocol": settings.name,
-        "prompts": sha256_text(*texts),
+        "prompts": prompts_digest,
         "temperatures": settings.all_temperatures,
         "samples": settings.samples,
         "top_p": settings.top_p,
@@ -140,7 +141,7 @@ def evaluate(
     return {
         "task": task.name,
         "protocol": settings.label,
-        "prompts_sha256": sha256_text(*texts),
+        "prompts_sha256": prompts_digest,
         "problems": len(problems),
         "samples_per_problem": settings.samples,
         "temperature": settings.all_temperatures,
