@@ -81,6 +81,7 @@ def test_mbpp_solutions_pass() -> None:
             (*row["test_list"], *row["challenge_test_list"]),
             row["test_setup_code"],
             tests_inside=row["task_id"] in CLASSES_IN_TESTS,
+            overrides=("sum",) if row["task_id"] == 126 else (),
         )
         for row in rows("mbpp.jsonl")
     ]
