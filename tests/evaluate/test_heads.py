@@ -11,8 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import small_model
 
+from small_models import small_model
 from wmtp.data.dataset import TokenDataset
 from wmtp.decode.generate import generate
 from wmtp.errors import WMTPError

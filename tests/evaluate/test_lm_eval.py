@@ -13,9 +13,9 @@ import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_models import small_model
 from transformers import PreTrainedTokenizerFast
 
+from small_models import small_model
 from spaced_tokenizer import spaced_tokenizer
 from wmtp.config import Recipe
 from wmtp.data.tokenizer import encode_completions, train_tokenizer

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import small_model
 from transformers import PreTrainedTokenizerFast
 
+from small_models import small_model
 from spaced_tokenizer import spaced_tokenizer
 from wmtp.config import Config, Recipe
 from wmtp.data.tokenizer import encode, encode_completions, train_tokenizer

@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import small_model
 
+from small_models import small_model
 from wmtp.config import Config, Recipe
 from wmtp.data.tokenizer import _train, encode
 from wmtp.decode.generate import generate
