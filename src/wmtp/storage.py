@@ -146,19 +146,24 @@ def new_directory(path: Path) -> Iterator[Path]:
     try:
         yield aside
         sync_tree(aside)
-        _replace_directory(path, aside)
-        sync_directory(path.parent)
+        _replace_directory(path, aside, _hidden(path, f"{os.getpid()}-old"))
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _replace_directory(path: Path, new: Path) -> None:
-    """Give a directory its name; another process may be about to do the same, and then the last one stays."""
-    old = _hidden(path, f"{os.getpid()}-old")
+def _replace_directory(path: Path, new: Path, old: Path) -> None:
+    """Give a directory its name; another process may be about to do the same, and then the last one stays.
+
+    Args:
+        path: the name.
+        new: the directory.
+        old: where the one of that name before is until the new one is there.
+    """
     while True:
-        shutil.rmtree(old, ignore_errors=True)
-        with suppress(FileNotFoundError):
-            path.rename(old)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            with suppress(FileNotFoundError):
+                path.rename(old)
         try:
             new.rename(path)
         except OSError as error:
@@ -167,6 +172,7 @@ def _replace_directory(path: Path, new: Path) -> None:
             if old.exists():
                 old.rename(path)
             raise
+        sync_directory(path.parent)
         shutil.rmtree(old, ignore_errors=True)
         return
 
@@ -188,19 +194,9 @@ def publish(path: Path) -> None:
 
     A reader sees the old one, the new one or, for a moment, none. If killed at that moment, `mend` restores the old.
     """
-    aside, old = unfinished(path), _hidden(path, "old")
+    aside = unfinished(path)
     sync_tree(aside)
-    if path.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        path.rename(old)
-    try:
-        aside.rename(path)
-    except OSError:
-        if old.exists():
-            old.rename(path)
-        raise
-    sync_directory(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    _replace_directory(path, aside, _hidden(path, "old"))
 
 
 def remove(path: Path) -> None:

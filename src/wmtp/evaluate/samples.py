@@ -172,11 +172,9 @@ class SampleFile:
                 self.executions[key] = execution
 
     def _write(self, line: str) -> None:
-        try:
+        with writing(self.path):
             self._file.write(line.encode())
             self._file.flush()
-        except OSError as error:
-            raise WMTPError(f"{self.path}: cannot be written: {error.strerror}") from None
 
 
 def _old(path: Path, number: int) -> Path:

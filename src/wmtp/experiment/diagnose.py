@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from wmtp.experiment.samples import trained_module
 from wmtp.layout import DIAGNOSIS_FILE
 from wmtp.progress import progress
 from wmtp.storage import write_json
+from wmtp.tracking import finite
 from wmtp.train import checkpoint
 from wmtp.train.assemble import known_columns
 from wmtp.train.stage_one import with_own_critic
@@ -168,8 +168,8 @@ def _compare(weights: Mapping[str, Tensor], entries: Tensor, kinds: Sequence[str
                     ]
                     for n, error in enumerate(kinds, start=1)
                 },
-                planted=_known(own[planted].mean() if planted.any() else np.nan),
-                others=_known(own[~planted].mean() if not planted.all() else np.nan),
+                planted=finite(float(own[planted].mean())) if planted.any() else None,
+                others=finite(float(own[~planted].mean())) if not planted.all() else None,
                 correlation=others,
             )
         )
@@ -178,14 +178,10 @@ def _compare(weights: Mapping[str, Tensor], entries: Tensor, kinds: Sequence[str
 
 def _auc(weights: Floats, wrong: NDArray[np.bool_], right: NDArray[np.bool_]) -> float | None:
     chosen = wrong | right
-    return _known(auc(-weights[chosen], wrong[chosen]))
+    return finite(auc(-weights[chosen], wrong[chosen]))
 
 
 def _correlation(a: Floats, b: Floats) -> float | None:
     if a.std() == 0 or b.std() == 0:
         return None
     return float(np.corrcoef(a, b)[0, 1])
-
-
-def _known(value: Any) -> float | None:
-    return float(value) if np.isfinite(value) else None

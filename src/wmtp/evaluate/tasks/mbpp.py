@@ -92,14 +92,10 @@ def overridden_builtins(reference: str, tests: Sequence[str]) -> tuple[str, ...]
         tests: where they use another of its functions, it overrides nothing either: what is called like a built-in is
             then a helper of its own.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            solution, use = ast.parse(reference), ast.parse("\n".join(tests))
-        except (SyntaxError, ValueError):
-            return ()
-    defined = {node.name for node in solution.body if isinstance(node, ast.FunctionDef)}
-    used = sorted(defined & {node.id for node in ast.walk(use) if isinstance(node, ast.Name)})
+    if (parsed := _parsed(reference, *tests)) is None:
+        return ()
+    solution, use = parsed
+    used = sorted(_functions(solution) & {node.id for node in ast.walk(use) if isinstance(node, ast.Name)})
     return tuple(used) if all(hasattr(builtins, name) for name in used) else ()
 
 
@@ -112,13 +108,10 @@ def needs_candidate(reference: str, setup: str, tests: Sequence[str]) -> bool:
     Args:
         reference: a right solution; what cannot be parsed needs nothing.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            solution, use = ast.parse(reference), ast.parse("\n".join([setup, *tests]))
-        except (SyntaxError, ValueError):
-            return False
-    functions = {node.name for node in solution.body if isinstance(node, ast.FunctionDef)}
+    if (parsed := _parsed(reference, setup, *tests)) is None:
+        return False
+    solution, use = parsed
+    functions = _functions(solution)
     own = _classes_and_imports(solution) - _classes_and_imports(use)
     for node in ast.walk(use):
         if isinstance(node, ast.Name) and node.id in own:
@@ -128,6 +121,20 @@ def needs_candidate(reference: str, setup: str, tests: Sequence[str]) -> bool:
             if any(callable(getattr(builtins, name, None)) for name in given):
                 return True
     return False
+
+
+def _parsed(reference: str, *use: str) -> tuple[ast.Module, ast.Module] | None:
+    """A solution, and what uses it, as syntax trees; None if one of them is not Python."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return ast.parse(reference), ast.parse("\n".join(use))
+        except (SyntaxError, ValueError):
+            return None
+
+
+def _functions(module: ast.Module) -> set[str]:
+    return {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
 
 
 def _classes_and_imports(module: ast.Module) -> set[str]:
