@@ -22,6 +22,7 @@ from wmtp.tracking import MetricsLog, tracker
 from wmtp.tracking.deliver import deliver_all
 from wmtp.tracking.ledger import load_ledger, sole_deliverer, waiting_records
 from wmtp.tracking.tracker import Tracker
+from wmtp.tracking.worker import Order
 from wmtp.train.lock import RunLock
 from wmtp.train.signals import Stopped
 
@@ -128,6 +129,41 @@ def test_the_reason_is_in_the_log(
     assert "2 records wait" in capfd.readouterr().err
 
 
+WATCHED_WORKER = """
+import os, sys, threading
+from wmtp.tracking import system, worker
+
+def watch(path, every):
+    mlflow = sys.modules.get("mlflow")
+    print("imported", mlflow is not None and not mlflow.__spec__._initializing)
+    from mlflow.telemetry import get_telemetry_client
+    print("telemetry", get_telemetry_client() is not None, flush=True)
+    os._exit(0)
+
+system.record_system_metrics = watch
+worker.main()
+"""
+
+
+def test_mlflow_is_imported_without_telemetry_before_a_second_thread_needs_it(
+    make_run: MakeRun, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "CI", "PYTEST_CURRENT_TEST"):  # of this test run
+        monkeypatch.delenv(name, raising=False)
+    order = Order(
+        directory=str(make_run("r")), config=to_dict(config), parent=os.getpid(), live=True, training="t"
+    )
+    worker = subprocess.run(
+        [sys.executable, "-c", WATCHED_WORKER],
+        input=order.to_line(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert worker.stdout.splitlines() == ["imported True", "telemetry False"]
+
+
 @pytest.mark.slow
 def test_a_worker_that_was_killed_is_replaced(
     make_run: MakeRun, config: Config, database: Database, monkeypatch: pytest.MonkeyPatch
@@ -191,6 +227,7 @@ sys.path.insert(0, sys.argv[3])
 from mlflow_runs import write_steps
 from wmtp.config import Config
 from wmtp.tracking.tracker import Tracker
+from wmtp.tracking.worker import Order
 from wmtp.train.lock import RunLock
 run = Path(sys.argv[1])
 with RunLock(run), Tracker(run, Config.model_validate_json(sys.argv[2]), every=0.1, seconds=20):

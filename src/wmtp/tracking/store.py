@@ -1,6 +1,7 @@
 """Where MLflow keeps things, and a client of it that gives up soon."""
 
 import fcntl
+import importlib
 import os
 import sqlite3
 from contextlib import closing
@@ -75,6 +76,17 @@ def check_tracking(config: Config) -> str:
     return uri
 
 
+def import_mlflow(timeout: int) -> None:
+    """Import MLflow, silent, without telemetry, its requests limited to so many seconds, unless the user set these.
+
+    A process with several threads does so in one before another needs it: two that import MLflow at once wait for
+    each other's modules, Python breaks the tie, and MLflow stays half imported for good.
+    """
+    for name, value in (_ENVIRONMENT | {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout)}).items():
+        os.environ.setdefault(name, value)
+    importlib.import_module("mlflow")
+
+
 class Store:
     """A client of the tracking server or database, and the experiment that runs go to.
 
@@ -86,8 +98,7 @@ class Store:
         self.uri = check_tracking(config)
         self._config = config
         self._experiment_id: str | None = None
-        for name, value in (_ENVIRONMENT | {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout)}).items():
-            os.environ.setdefault(name, value)
+        import_mlflow(timeout)
         from mlflow import MlflowClient
 
         try:

@@ -25,7 +25,7 @@ from wmtp.tracking.ledger import (
     sole_deliverer,
 )
 from wmtp.tracking.run_delivery import RunDelivery
-from wmtp.tracking.store import Store, explain, is_refusal
+from wmtp.tracking.store import Store, explain, import_mlflow, is_refusal
 
 NICENESS = 10
 LONGEST_PAUSE = 60.0
@@ -123,13 +123,13 @@ def main() -> int:
             if alone:
                 if order.live:
                     _open_ledger(order)
-                    _start_system_metrics(order)
                 return _deliver_until_ended(order, link)
         time.sleep(LOCK_POLL)  # a worker of the training before may be at its last round
 
 
 def _deliver_until_ended(order: Order, link: Link) -> int:
     deliverer = Deliverer(order)
+    is_metered = not order.live
     pause = order.every
     last_complaint = ""
     while True:
@@ -137,6 +137,9 @@ def _deliver_until_ended(order: Order, link: Link) -> int:
         if ended and order.live:
             _note_outcome(order, link.outcome)
         try:
+            if not is_metered:
+                _start_system_metrics(order)
+                is_metered = True
             deliverer.deliver(link.outcome if ended else None)
             pause, complaint = order.every, ""
         except Exception as error:
@@ -178,6 +181,7 @@ def _start_system_metrics(order: Order) -> None:
     if config.mlflow.system_metrics:
         from wmtp.tracking.system import record_system_metrics
 
+        import_mlflow(REQUEST_TIMEOUT)
         path = Path(order.directory) / SYSTEM_FILE
         threading.Thread(target=record_system_metrics, args=(path, 2 * order.every), daemon=True).start()
 
