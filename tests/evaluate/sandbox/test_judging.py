@@ -88,6 +88,29 @@ def test_standard_mappings_compare_as_dicts() -> None:
     assert judge(code, "assert f('aab') == {'a': 2, 'b': 1}").verdict is Verdict.PASSED
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f(x): return (2 * y for y in x)",
+        "def f(x): return map((2).__mul__, x)",
+        "def f(x): return range(2, 7, 2)",
+        "def f(x): return dict.fromkeys(2 * y for y in x).keys()",
+        "from collections import namedtuple\nP = namedtuple('P', 'a b c')\ndef f(x): return P(2, 4, 6)",
+        "from enum import IntEnum\nclass E(IntEnum):\n    A = 2\n    B = 4\n    C = 6\ndef f(x): return list(E)",
+    ],
+)
+def test_what_a_plain_process_would_accept(code: str) -> None:
+    """Both what is read to its end and what compares as a plain value."""
+    assert judge(code, "assert tuple(f([1, 2, 3])) == (2, 4, 6)").verdict is Verdict.PASSED
+    exec(code + "\nassert tuple(f([1, 2, 3])) == (2, 4, 6)", {"__name__": "plain"})
+
+
+@pytest.mark.parametrize("value", ["(y for y in [1])", "range(1, 2)", "{1: 1}.values()", "map(int, [1])"])
+def test_an_iterable_is_not_the_list_of_its_values(value: str) -> None:
+    assert judge(f"def f(x): return {value}", "assert f(1) == [1]").verdict is Verdict.FAILED
+    assert judge(f"def f(x): return {value}", "assert list(f(1)) == [1]").verdict is Verdict.PASSED
+
+
 def test_message_names_the_first_failing_test_and_the_result() -> None:
     execution = judge("def f(x): return x + 1", "assert f(1) == 2", "assert f(2) == 4", "assert f(3) == 9")
     assert execution.verdict is Verdict.FAILED
@@ -104,7 +127,14 @@ def test_message_names_the_first_failing_test_and_the_result() -> None:
         ("f = 3", "TypeError: 'int' object is not callable"),
         ("class f:\n    pass", "the candidate's 'f', a class"),
         ("def f(x): return lambda: x", "a value of type 'function'"),
-        ("def f(x): return (y for y in [x])", "a value of type 'generator'"),
+        ("def f(x): return (y for y in [x])", "f(1) returned an iterator"),
+        (
+            "def f(x):\n    yield x\n    yield 1 // 0",
+            "f(1) raised ZeroDivisionError: integer division or modulo by zero (line 3)",
+        ),
+        ("def f(x):\n    yield x\n    exit()", "f(1) raised SystemExit: None (line 3)"),
+        ("def f(x):\n    while True: yield x", "f(1) gave a value larger than"),
+        ("def f(x): return (object() for _ in range(3))", "a value of type 'object'"),
         ("import numpy", "ModuleNotFoundError"),
     ],
 )

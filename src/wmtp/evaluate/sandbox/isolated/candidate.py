@@ -122,12 +122,11 @@ def _answer(
         else:
             name, args, kwargs = operands
             reply = ("value", module.__dict__[name](*args, **kwargs))
-    except BaseException as error:
-        reply = ("raised", *_describe(error, code))
-    try:
         return wire.encode(reply, limit, _standard_mappings())
     except wire.WireError as error:
         return wire.encode(("unsendable", str(error)), limit)
+    except BaseException as error:  # an iterator's, too, which is read only now
+        return wire.encode(("raised", *_describe(error, code)), limit)
 
 
 def _test(module: "ModuleType", code: str, setup: str, tests: list[str], token: str) -> tuple[object, ...]:
@@ -142,7 +141,7 @@ def _test(module: "ModuleType", code: str, setup: str, tests: list[str], token: 
 def _standard_mappings() -> tuple[type, ...]:
     """Equal to the dict that they hold; known only once the candidate has imported them."""
     collections = sys.modules.get("collections")
-    return (collections.Counter, collections.OrderedDict, collections.defaultdict) if collections else ()
+    return (collections.Counter, collections.OrderedDict) if collections else ()
 
 
 def _look_up(module: "ModuleType", name: str) -> tuple[object, ...]:

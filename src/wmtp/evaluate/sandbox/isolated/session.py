@@ -293,6 +293,8 @@ def _call(name: str, args: tuple[object, ...], kwargs: dict[str, object]) -> str
 
 
 def _show(value: object) -> str:
+    if type(value) is wire.ITERATOR:
+        return "an iterator"
     try:
         text = repr(value)
     except ValueError:  # an integer beyond sys.set_int_max_str_digits
