@@ -7,6 +7,7 @@ import pytest
 
 from wmtp.errors import WMTPError
 from wmtp.storage import (
+    check_can_write,
     directories,
     mend,
     new_directory,
@@ -37,6 +38,9 @@ def test_what_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.
     for path, reason in (("folder", "Is a directory"), ("file/f.txt", "Not a directory|File exists")):
         with pytest.raises(WMTPError, match=f"{path}: cannot be written: ({reason})$"):
             write_text(tmp_path / path, "new")
+        with pytest.raises(WMTPError, match=f"{path}: cannot be written: ({reason})$"):
+            check_can_write(tmp_path / path)
+    check_can_write(tmp_path / "file")
 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -74,6 +75,19 @@ def writing(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise CannotWrite(path, error) from error
+
+
+def check_can_write(path: Path) -> None:
+    """For what is written only after long work.
+
+    Raises:
+        CannotWrite: a file of that name could not be written now.
+    """
+    with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
 
 
 def why_no_file(path: Path) -> str | None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from wmtp.cli.results import report
 from wmtp.config import Config, Recipe, load
 from wmtp.errors import WMTPError
 from wmtp.experiment.compare import choose_arms, compare
 from wmtp.experiment.results import Comparison, read_comparison, read_heatmap
-from wmtp.report.html import write_comparison_report
 from wmtp.tracking import MetricsLog
 
 TINY = """
@@ -110,9 +110,13 @@ def test_a_finished_comparison_is_only_read_again(finished: Finished) -> None:
     assert files == {p: p.stat().st_mtime_ns for p in directory.glob("arms/*/*/checkpoints/*/*")}
 
 
-def test_the_report_is_written(finished: Finished) -> None:
-    *_, directory = finished
-    page = write_comparison_report(directory).read_text()
+def test_the_report_is_written(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
+    *_, comparison, directory = finished
+    report(directory)
+    path, following = capsys.readouterr().out.splitlines()
+    last = directory / comparison.arms[-1].by_seed[0].run
+    assert following == f"next: wmtp generate {last} --problem 0"
+    page = Path(path).read_text()
     assert "shuffled" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
 

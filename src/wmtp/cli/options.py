@@ -10,6 +10,7 @@ from wmtp.layout import CONFIG_FILE, RECIPE_FILE
 
 if TYPE_CHECKING:
     from wmtp.config import Config, Recipe
+    from wmtp.experiment.results import Comparison
 
 RecipeFile = Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped recipe.")]
 RunFolder = Annotated[Path, typer.Argument(help="Run directory.")]
@@ -53,3 +54,7 @@ def track(directory: Path, config: "Config") -> None:
 
 def show_next(*commands: str) -> None:
     print("next: " + "\n      ".join(commands))
+
+
+def show_next_of_comparison(directory: Path, comparison: "Comparison") -> None:
+    show_next(f"wmtp generate {directory / comparison.arms[-1].by_seed[0].run} --problem 0")

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from wmtp.cli.options import ConfigFile, Overrides, RunFolder, RunOrComparison, load_run, show_next, track
+from wmtp.cli.options import (
+    ConfigFile,
+    Overrides,
+    RunFolder,
+    RunOrComparison,
+    load_run,
+    show_next,
+    show_next_of_comparison,
+    track,
+)
 from wmtp.errors import WMTPError
 from wmtp.layout import COMPARISON_FILE, RECIPE_FILE
 
@@ -39,6 +48,7 @@ def inspect(
 
 def report(directory: RunOrComparison) -> None:
     """Write report.html: one self-contained page."""
+    from wmtp.experiment.results import read_comparison
     from wmtp.report.html import write_comparison_report, write_run_report
 
     if not directory.is_dir():
@@ -48,7 +58,9 @@ def report(directory: RunOrComparison) -> None:
     if not (directory / RECIPE_FILE).exists():
         return
     track(directory, load_run(directory, None, None)[1])
-    if not is_comparison:
+    if is_comparison:
+        show_next_of_comparison(directory, read_comparison(directory))
+    else:
         show_next(f"wmtp inspect {directory} --html weights.html")
 
 

@@ -15,6 +15,7 @@ from wmtp.cli.options import (
     load_recipe,
     load_run,
     show_next,
+    show_next_of_comparison,
     track,
 )
 from wmtp.errors import WMTPError
@@ -156,7 +157,7 @@ def compare(
     track(directory, environment)
     output.print(comparison_table(comparison))
     print(f"report: {report_path}")
-    show_next(f"wmtp generate {directory / comparison.arms[-1].by_seed[0].run} --problem 0")
+    show_next_of_comparison(directory, comparison)
 
 
 def _dry_run(recipe: "Recipe", config: "Config") -> None:

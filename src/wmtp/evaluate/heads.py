@@ -22,7 +22,7 @@ from wmtp.loss.chunked import chunks, cross_entropy_
 from wmtp.model.build import packed_trunk
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.progress import progress
-from wmtp.storage import write_json
+from wmtp.storage import check_can_write, write_json
 
 TOP = 5
 
@@ -51,6 +51,7 @@ class HeadMeasures:
 
 def evaluate_heads(run: Path, recipe: Recipe, config: Config) -> dict[str, Any]:
     """Measure the heads of a run's newest checkpoint on its validation data; writes `evaluation-heads.json`."""
+    check_can_write(run / HEADS_FILE)
     location, model, tokenizer = trained_model(run, config)
     dataset = validation_documents(recipe, tokenizer)
     measured = measure_heads(

@@ -24,7 +24,7 @@ from wmtp.evaluate.runner import trained_model
 from wmtp.layout import LM_EVAL_FILE
 from wmtp.progress import working
 from wmtp.registry import did_you_mean
-from wmtp.storage import sha256_text, write_json
+from wmtp.storage import check_can_write, sha256_text, write_json
 
 
 def evaluate_lm_eval(run: Path, recipe: Recipe, config: Config, tasks: Sequence[str]) -> dict[str, Any]:
@@ -39,6 +39,7 @@ def evaluate_lm_eval(run: Path, recipe: Recipe, config: Config, tasks: Sequence[
     Raises:
         WMTPError: an unknown task, one whose data cannot be loaded, or one that runs code without consent.
     """
+    check_can_write(run / LM_EVAL_FILE)
     location, model, tokenizer = trained_model(run, config)
     with working("index the tasks of lm-eval"):
         manager = TaskManager()

@@ -21,7 +21,7 @@ from wmtp.evaluate.tasks import TASKS, problems_of
 from wmtp.layout import SPEED_FILE
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.progress import counting, progress
-from wmtp.storage import write_json
+from wmtp.storage import check_can_write, write_json
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ def evaluate_speed(
     Raises:
         WMTPError: the model has one head only, or the task has no problems.
     """
+    check_can_write(run / SPEED_FILE)
     location, model, tokenizer = trained_model(run, config)
     settings = recipe.evaluate.settings
     task = TASKS.create(settings.task, recipe)
