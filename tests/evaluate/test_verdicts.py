@@ -43,7 +43,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             yield index, Execution(Verdict.PASSED, "", 0.0)
 
     monkeypatch.setattr(judging, "execute_all", passing)
-    monkeypatch.setattr(judging, "describe", lambda sandbox: {"level": f"level of {sandbox}", "python": "3"})
+    monkeypatch.setattr(judging, "describe", lambda sandbox: {"level": f"level of {sandbox}"})
     return codes
 
 
@@ -79,6 +79,20 @@ def test_verdicts_of_other_conditions_are_made_anew(
     assert executed == executed[:3] * 2
     assert path.read_text() == whole
     assert evaluate(path, **changed) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "other"), [("__version__", "0.0.9"), ("platform.python_version", lambda: "4.0")]
+)
+def test_verdicts_of_another_version_or_python_are_made_anew(
+    executed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str, other: Any
+) -> None:
+    path = tmp_path / "s.jsonl"
+    evaluate(path)
+    monkeypatch.setattr(f"wmtp.evaluate.judging.{changed}", other)
+    (line,) = evaluate(path)
+    assert line.endswith("judged under other conditions; the completions are judged again")
+    assert len(executed) == 6
 
 
 def test_what_verdicts_depend_on_can_be_written_down() -> None:

@@ -1,11 +1,13 @@
 """Executing completions and keeping the verdicts: the same for a model's own and for those made elsewhere."""
 
+import platform
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from wmtp import __version__
 from wmtp.config import EvaluateConfig
 from wmtp.errors import WMTPError
 from wmtp.evaluate.samples import Key, SampleFile
@@ -45,6 +47,8 @@ def verdict_origin(problems: Sequence[Problem], config: EvaluateConfig) -> dict[
         "tests": sha256_text(*(repr(problem.program("")) for problem in problems)),
         "limits": asdict(sandbox_limits(config)),
         "sandbox": describe(config.sandbox)["level"],
+        "python": platform.python_version(),
+        "wmtp": __version__,
     }
 
 
