@@ -22,7 +22,7 @@ from wmtp.tracking import MetricsLog, tracker
 from wmtp.tracking.deliver import deliver_all
 from wmtp.tracking.ledger import load_ledger, sole_deliverer, waiting_records
 from wmtp.tracking.tracker import Tracker
-from wmtp.tracking.worker import REQUEST_TIMEOUT, Order
+from wmtp.tracking.worker import Order
 from wmtp.train.lock import RunLock
 from wmtp.train.signals import Stopped
 
@@ -105,9 +105,9 @@ def test_a_server_that_hangs_costs_training_nothing_and_its_end_the_deadline(
             time.sleep(0.01)
         assert tracking.run_id is None
         leaving = time.monotonic()
-    assert time.monotonic() - leaving < REQUEST_TIMEOUT
-    assert entering < REQUEST_TIMEOUT
-    assert sum(latencies) < 1
+    assert time.monotonic() - leaving < 4
+    assert entering < 1
+    assert sorted(latencies)[-3] < 0.02  # of 200; a busy machine may be slow once or twice
     lines = capfd.readouterr().err.splitlines()
     told = [line for line in lines if not line.startswith("deliver to MLflow: ")]
     assert told == [
@@ -130,7 +130,7 @@ def test_the_reason_is_in_the_log(
 
 
 WATCHED_WORKER = """
-import os, sys, threading
+import os, sys
 from wmtp.tracking import system, worker
 
 def watch(path, every):
@@ -227,7 +227,6 @@ sys.path.insert(0, sys.argv[3])
 from mlflow_runs import write_steps
 from wmtp.config import Config
 from wmtp.tracking.tracker import Tracker
-from wmtp.tracking.worker import REQUEST_TIMEOUT, Order
 from wmtp.train.lock import RunLock
 run = Path(sys.argv[1])
 with RunLock(run), Tracker(run, Config.model_validate_json(sys.argv[2]), every=0.1, seconds=20):
