@@ -232,11 +232,13 @@ def test_train_evaluate_generate_inspect_report(wmtp: Wmtp, tmp_path: Path) -> N
     assert read.stdout.startswith("# y\n")
     strange = wmtp("generate", "runs/tiny", "--prompt", "\udce9", status=2).stderr
     assert strange == "wmtp: --prompt: should be text in UTF-8\n"
+    for option in ("heads", "speed"):
+        file = tmp_path / f"runs/tiny/evaluation-{option}.json"
+        file.mkdir()
+        unwritable = wmtp("evaluate", "runs/tiny", f"--{option}", status=2).stderr
+        assert unwritable == f"wmtp: runs/tiny/{file.name}: cannot be written: Is a directory\n"
+        file.rmdir()
     assert "next: wmtp report runs/tiny" in wmtp("evaluate", "runs/tiny", "--heads").stdout
-    (tmp_path / "runs/tiny/evaluation-speed.json").mkdir()
-    unwritable = wmtp("evaluate", "runs/tiny", "--speed", status=2).stderr
-    assert unwritable == "wmtp: runs/tiny/evaluation-speed.json: cannot be written: Is a directory\n"
-    (tmp_path / "runs/tiny/evaluation-speed.json").rmdir()
     again = wmtp("evaluate", "runs/tiny", "--allow-code-execution", "evaluate.limit=2")
     assert (
         "set aside: tinycode.jsonl.old-1, tinycode.json.old-1, evaluation-tinycode.json.old-1" in again.stderr

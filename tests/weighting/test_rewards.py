@@ -175,6 +175,20 @@ def test_a_verdict_holds_for_this_program_with_these_tests_and_limits(
     assert code in again.executed
 
 
+@pytest.mark.parametrize(
+    ("changed", "other"), [("__version__", "0.0.9"), ("platform.python_version", lambda: "4.0")]
+)
+def test_verdicts_of_another_version_or_python_are_made_anew(
+    tmp_path: Path, sandbox: Any, monkeypatch: pytest.MonkeyPatch, changed: str, other: Any
+) -> None:
+    sandbox()
+    judge(["pass", "x"], tmp_path)
+    again = sandbox()
+    monkeypatch.setattr(f"wmtp.evaluate.judging.{changed}", other)
+    judge(["pass", "x"], tmp_path)
+    assert sorted(again.executed) == ["pass", "x"]
+
+
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path, sandbox: Any) -> None:
     codes = ["a", "b", "pass", "x", "y"]
     stopped = sandbox(stop_after=3)

@@ -41,15 +41,20 @@ def sandbox_limits(config: EvaluateConfig) -> Limits:
     )
 
 
-def verdict_origin(problems: Sequence[Problem], config: EvaluateConfig) -> dict[str, Any]:
-    """What verdicts depend on besides the completions: JSON values."""
+def judging_conditions(config: EvaluateConfig) -> dict[str, Any]:
+    """What verdicts depend on besides programs and tests: JSON values."""
     return {
-        "tests": sha256_text(*(repr(problem.program("")) for problem in problems)),
         "limits": asdict(sandbox_limits(config)),
         "sandbox": describe(config.sandbox)["level"],
         "python": platform.python_version(),
         "wmtp": __version__,
     }
+
+
+def verdict_origin(problems: Sequence[Problem], config: EvaluateConfig) -> dict[str, Any]:
+    """What verdicts depend on besides the completions: JSON values."""
+    tests = sha256_text(*(repr(problem.program("")) for problem in problems))
+    return {"tests": tests, **judging_conditions(config)}
 
 
 def judge_samples(

@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,8 @@ from numpy.typing import NDArray
 from wmtp.config import EvaluateConfig
 from wmtp.data.sources import Row
 from wmtp.errors import WMTPError
-from wmtp.evaluate.judging import require_consent, sandbox_limits
-from wmtp.evaluate.sandbox import Limits, Program, Verdict, describe, execute_all
+from wmtp.evaluate.judging import judging_conditions, require_consent, sandbox_limits
+from wmtp.evaluate.sandbox import Program, Verdict, execute_all
 from wmtp.progress import progress
 from wmtp.storage import sha256_text
 
@@ -65,8 +64,8 @@ def verifier_rewards(
 ) -> NDArray[np.float64]:
     """[rows] float64: 1 where a completion passes its row's own tests in the sandbox, otherwise 0.
 
-    Verdicts are kept in `cache`, one line each as they come, by program, tests, limits and level of isolation: what
-    has been judged once is not executed again, and an interrupted run goes on where it stopped.
+    Verdicts are kept in `cache`, one line each as they come, by program, tests and conditions of judging: what has
+    been judged once is not executed again, and an interrupted run goes on where it stopped.
 
     Args:
         rows: with `test_list` and, where the tests need it, `test_setup_code`.
@@ -77,14 +76,14 @@ def verifier_rewards(
             rewards are equal.
     """
     require_consent(config)
-    limits, level = sandbox_limits(config), describe(config.sandbox)["level"]
+    conditions = json.dumps(judging_conditions(config))
     programs: dict[str, Program] = {}
     keys = []
     for index, (row, completion) in enumerate(zip(rows, completions, strict=True)):
         program = _program(row, index, completion)
-        keys.append(_key(program, limits, level))
+        keys.append(_key(program, conditions))
         programs.setdefault(keys[-1], program)
-    verdicts = _judge(programs, limits, config, cache / VERDICTS)
+    verdicts = _judge(programs, config, cache / VERDICTS)
     rewards = np.array([verdicts[key] is Verdict.PASSED for key in keys], dtype=np.float64)
     check_rewards(rewards, "critic.reward verifier")
     return rewards
@@ -100,13 +99,11 @@ def _program(row: Row, index: int, completion: str) -> Program:
     return Program(f"row {index}", completion, tuple(tests), setup)
 
 
-def _key(program: Program, limits: Limits, level: str) -> str:
-    return sha256_text(json.dumps(asdict(limits)), level, program.code, program.setup, *program.tests)
+def _key(program: Program, conditions: str) -> str:
+    return sha256_text(conditions, program.code, program.setup, *program.tests)
 
 
-def _judge(
-    programs: Mapping[str, Program], limits: Limits, config: EvaluateConfig, path: Path
-) -> dict[str, Verdict]:
+def _judge(programs: Mapping[str, Program], config: EvaluateConfig, path: Path) -> dict[str, Verdict]:
     """The verdict on each program by its key, executing those that the file does not know."""
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     known = _read_verdicts(text)
@@ -120,6 +117,7 @@ def _judge(
     with path.open("a", encoding="utf-8", buffering=1) as file, progress("verify", len(programs)) as update:
         if text and not text.endswith("\n"):
             file.write("\n")
+        limits = sandbox_limits(config)
         executions = execute_all([programs[key] for key in todo], limits, config.workers, config.sandbox)
         for index, execution in executions:
             if execution.verdict is Verdict.ERROR:
