@@ -106,7 +106,9 @@ class Agent(LocalElasticAgent):
         if failed and is_orderly:
             self._expect_the_end()
         late = running if time.monotonic() > self._deadline else {}
-        if failed and running and is_orderly and not late:
+        if (
+            running and is_orderly and not late
+        ):  # the agent would look once more, and see ends that are not seen here
             return RunResult(WorkerState.HEALTHY)
         if late or not is_orderly:
             _kill(running.values())
