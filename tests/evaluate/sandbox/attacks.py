@@ -8,6 +8,7 @@ ports; `unix`, `abstract`, addresses of sockets.
 
 import ctypes
 import fcntl
+import importlib.util
 import mmap
 import os
 import platform
@@ -38,6 +39,7 @@ AARCH64 = {
     "userfaultfd": 282,
 }
 NUMBERS = UNIFORM | (X86_64 if platform.machine() == "x86_64" else AARCH64)
+HAS_NUMPY = importlib.util.find_spec("numpy") is not None
 O_PATH, AT_FDCWD = 0o10000000, -100
 REFUSALS = (
     "PermissionError",
@@ -472,6 +474,95 @@ def call_by_x32(t: Targets) -> None:
     checked(LIBC.syscall(ctypes.c_long(0x4000_0000 | 39)), not_implemented)
 
 
+def numpy_read(t: Targets) -> None:
+    """By a C library's stdio, which is not Python's."""
+    import numpy as np
+
+    assert np.fromfile(t["secret"], "S1").tobytes() == b"sesame"
+
+
+def numpy_map(t: Targets) -> None:
+    import numpy as np
+
+    assert bytes(np.memmap(t["secret"], "u1", "r")) == b"sesame"
+
+
+def numpy_map_to_write(t: Targets) -> None:
+    import numpy as np
+
+    np.memmap(t["open"], "u1", "r+")[0] = ord("s")
+
+
+def numpy_write(t: Targets) -> None:
+    import numpy as np
+
+    path = fresh(t)
+    np.zeros(1).tofile(path)
+    os.unlink(path)
+
+
+def numpy_save(t: Targets) -> None:
+    import numpy as np
+
+    path = fresh(t) + ".npy"
+    np.save(path, np.zeros(1))
+    os.unlink(path)
+
+
+def numpy_unpickle(t: Targets) -> None:
+    """Code in a pickle has no more power than code."""
+    import io
+
+    import numpy as np
+
+    class Reader:
+        def __reduce__(self) -> Any:
+            return eval, (f"open({t['secret']!r}).read()",)
+
+    file = io.BytesIO()
+    np.save(file, np.array([Reader()], dtype=object), allow_pickle=True)
+    file.seek(0)
+    assert np.load(file, allow_pickle=True)[0] == "sesame"
+
+
+def numpy_open(t: Targets) -> None:
+    from numpy.lib.npyio import DataSource
+
+    with DataSource(None).open(t["secret"]) as file:
+        assert file.read() == "sesame"
+
+
+def numpy_load_library(t: Targets) -> None:
+    """What it loads runs with the program's own rights."""
+    import numpy as np
+
+    library: Any = np.ctypeslib.load_library("libc.so.6", "")
+    fd = library.open(t["secret"].encode(), 0)
+    if fd < 0:
+        raise PermissionError
+    os.close(fd)
+
+
+def numpy_raw_memory(t: Targets) -> None:
+    """A system call by way of memory that an array was made of."""
+    import numpy as np
+
+    page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    np.frombuffer(page, "u1")[:9] = list(b"\xb8\x29\0\0\0\x0f\x05\xc3\0")  # socket, on x86-64
+    address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    fd = ctypes.CFUNCTYPE(ctypes.c_long, ctypes.c_long, ctypes.c_long, ctypes.c_long)(address)(2, 1, 0)
+    if fd < 0:
+        raise OSError(-fd, os.strerror(-fd))
+    os.close(fd)
+
+
+def neighbour_of_package(t: Targets) -> None:
+    """What is installed beside a package that the task names."""
+    import numpy as np
+
+    assert os.listdir(os.path.dirname(os.path.dirname(np.__file__)))
+
+
 KILLED = {call_by_other_architecture.__name__, call_by_x32.__name__}
 """Those that the filter answers by ending the process."""
 
@@ -479,4 +570,5 @@ ATTACKS = {
     name: value
     for name, value in globals().items()
     if callable(value) and getattr(value, "__annotations__", {}).get("t") is Targets
+    if HAS_NUMPY or "numpy" not in value.__code__.co_names
 }

@@ -19,12 +19,13 @@ PACKAGE = str(Path(wmtp.__file__).parents[1])
 ORDINARY_USER = 61_234
 
 EVALUATOR = """
-import json, sys, tempfile
+import importlib.util, json, sys, tempfile
 from wmtp.evaluate.sandbox import Limits, Program, describe, execute_all
 request = json.load(sys.stdin)
 tempfile.tempdir = request["place"]
 facts = describe(request["isolation"])
-programs = [Program(name, code, tuple(tests)) for name, code, tests in request["programs"]]
+packages = ("numpy",) if request["packages"] and importlib.util.find_spec("numpy") else ()
+programs = [Program(name, code, tuple(tests), packages=packages) for name, code, tests in request["programs"]]
 limits = Limits(**{"memory_mib": 256, **request["limits"]})
 outcomes = {}
 for position, execution in execute_all(programs if facts["works"] else [], limits, 2, request["isolation"]):
@@ -87,11 +88,21 @@ class Person:
 
     def attack(self, isolation: str, tests: dict[str, str]) -> dict[str, list[Any]]:
         """Verdict, message and seconds of programs that consist of the attacks, by name."""
-        return self.judge(isolation, [(name, SOURCE, [test]) for name, test in tests.items()], wall_seconds=5)
+        return self.judge(
+            isolation, [(name, SOURCE, [test]) for name, test in tests.items()], True, wall_seconds=9
+        )
 
-    def judge(self, isolation: str, programs: list[Any], **limits: float) -> dict[str, list[Any]]:
+    def judge(
+        self, isolation: str, programs: list[Any], packages: bool = False, **limits: float
+    ) -> dict[str, list[Any]]:
         """Verdict, message and seconds of programs, by name."""
-        request = {"isolation": isolation, "place": str(self.place), "programs": programs, "limits": limits}
+        request = {
+            "isolation": isolation,
+            "place": str(self.place),
+            "programs": programs,
+            "packages": packages,
+            "limits": limits,
+        }
         answer = self.run(["-c", EVALUATOR], request)
         assert isinstance(answer, list), answer
         facts, outcomes = answer

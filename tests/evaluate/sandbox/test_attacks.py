@@ -32,6 +32,7 @@ REACHED_AT_BASIC = [
     *("read_process_command", "write_file", "write_new_file", "write_temporary", "write_shared_memory"),
     *("make_directory", "make_named_pipe", "cut_off_file", "connect_tcp", "listen_tcp", "send_udp"),
     *("connect_unix", "connect_abstract", "memory_file", "leave_shared_segment", "watch_files"),
+    *("numpy_read", "numpy_map", "numpy_map_to_write", "numpy_write", "numpy_load_library"),
 ]
 """What docs/sandbox.md admits."""
 
@@ -118,7 +119,7 @@ def test_attacks_are_refused_and_touch_nothing(level: str, person: Person) -> No
 
 def test_what_basic_admits(person: Person) -> None:
     names = person.possible(REACHED_AT_BASIC)
-    assert len(names) >= len(REACHED_AT_BASIC) - 3
+    assert len([n for n in REACHED_AT_BASIC if n not in names and not n.startswith("numpy")]) <= 3
     test = f"assert [n for n in {names} if attempt(n, {person.targets}) != 'reached'] == []"
     verdict, message, _ = person.attack("basic", {"all": test})["all"]
     assert verdict == "passed", message

@@ -116,7 +116,7 @@ def test_nothing_starts_after_closing() -> None:
     closed = Servers("basic")
     closed.close()
     with pytest.raises(OSError, match="stopped"):
-        closed.judge({}, 1)
+        closed.judge({"plan": {"packages": {}}}, 1)
     assert servers() == []
 
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterable
 
 from wmtp.evaluate.sandbox.isolated import kernel
 from wmtp.evaluate.sandbox.isolated.paths import devices, readable_paths
@@ -10,12 +11,13 @@ _NAMESPACES = ("ipc", "pid", "net", "uts", "cgroup-try")
 _OWN_CODE = os.path.dirname(kernel.__file__)
 
 
-def command(place: str, arguments: list[str]) -> list[str]:
+def command(place: str, arguments: list[str], readable: Iterable[str] = ()) -> list[str]:
     """Start an interpreter as the first process of namespaces of its own: all in them end with it.
 
     Args:
         place: the one directory that can be written to.
         arguments: of the interpreter.
+        readable: what can be read besides what an interpreter needs.
     """
     options = [f"--unshare-{name}" for name in _NAMESPACES]
     options += ["--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--cap-drop", "ALL"]
@@ -25,13 +27,13 @@ def command(place: str, arguments: list[str]) -> list[str]:
         ]
     else:
         options += ["--unshare-user"]
-    options += [*_view([place]), "--bind", place, place, "--remount-ro", "/"]
+    options += [*_view([place], readable), "--bind", place, place, "--remount-ro", "/"]
     return ["bwrap", *options, "--", os.path.realpath(sys.executable), *arguments]
 
 
-def _view(places: list[str]) -> list[str]:
+def _view(places: list[str], readable: Iterable[str]) -> list[str]:
     """Options that show what an interpreter needs to read, and the directories above that and above the places."""
-    paths = [*readable_paths(), os.path.realpath(sys.executable), _OWN_CODE]
+    paths = [*readable_paths(), *readable, os.path.realpath(sys.executable), _OWN_CODE]
     links = {path: os.path.realpath(path) for path in paths if os.path.islink(path)}
     wanted = {links.get(path, path) for path in paths}
     bound = sorted(path for path in wanted if not _is_beneath(path, wanted))

@@ -63,6 +63,9 @@ class Program:
             reference solution, never from the candidate.
         overrides: built-ins that the exercise itself is called like (`sum`), for which the candidate's definition
             counts in the tests; every other built-in is the tests' own. To be decided from the reference solution.
+        packages: third-party packages, by the name by which they are imported, that tests and candidate may import;
+            of all others, neither can. A package needs those named that it imports itself. What importing them costs
+            does not count towards the limits. One that is not installed here makes the verdict `ERROR`.
     """
 
     task_id: str
@@ -71,10 +74,14 @@ class Program:
     setup: str = ""
     tests_inside: bool = False
     overrides: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.tests:
             raise WMTPError(f"problem {self.task_id!r} has no tests, so that no program can pass or fail it")
+        for name in self.packages:
+            if not name.isidentifier():
+                raise WMTPError(f"problem {self.task_id!r}: package {name!r} should be the name of a package")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from wmtp.evaluate.sandbox.isolated import landlock
 from wmtp.evaluate.sandbox.levels import choose
+from wmtp.evaluate.sandbox.packages import place_of
 from wmtp.evaluate.sandbox.program import Execution, Limits, Program, StdinProgram, Verdict
 from wmtp.evaluate.sandbox.servers import Report, Servers
 
@@ -127,6 +128,9 @@ def _execute(program: AnyProgram, limits: Limits, servers: Servers) -> Execution
 
 def _attempt(program: AnyProgram, limits: Limits, servers: Servers) -> Report:
     started = time.monotonic()
+    packages = program.packages if isinstance(program, Program) else ()
+    if missing := [name for name in packages if place_of(name) is None]:
+        return Report("error", f"the tests need the package {missing[0]!r}, which is not installed here")
     try:
         report = servers.judge(_request(program, limits, servers.level), limits.wall_seconds)
     except OSError as error:
@@ -136,11 +140,16 @@ def _attempt(program: AnyProgram, limits: Limits, servers: Servers) -> Report:
 
 def _request(program: AnyProgram, limits: Limits, level: str) -> dict[str, Any]:
     code = program.code.removeprefix("\ufeff")  # as from a file
-    request: dict[str, Any] = {"plan": {**asdict(limits), "level": level}, "code": code}
+    plan: dict[str, Any] = {**asdict(limits), "level": level, "packages": {}, "preload": []}
+    request: dict[str, Any] = {"plan": plan, "code": code}
     if isinstance(program, StdinProgram):
         cases = (program.public, program.private)
         request["cases"] = tuple([(case.stdin, case.stdout) for case in kind] for kind in cases)
     else:
+        places = {name: place for name in program.packages if (place := place_of(name))}
+        texts = (code, program.setup, *program.tests)
+        plan["packages"] = places
+        plan["preload"] = [name for name in places if any(name in text for text in texts)]
         request |= {
             "setup": program.setup,
             "tests": list(program.tests),

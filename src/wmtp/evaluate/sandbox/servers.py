@@ -16,6 +16,7 @@ from wmtp.evaluate.sandbox import bubblewrap
 from wmtp.evaluate.sandbox.directories import remove_tree
 from wmtp.evaluate.sandbox.isolated import kernel, wire
 from wmtp.evaluate.sandbox.isolated.channel import Channel, ClosedError, DeadlineError, SizeError
+from wmtp.evaluate.sandbox.isolated.packages import readable_paths
 from wmtp.evaluate.sandbox.isolated.session import BOOT
 from wmtp.evaluate.sandbox.levels import NAMESPACES
 
@@ -50,20 +51,22 @@ class Server:
     Args:
         level: one of `LEVELS`.
         remove: removes a directory, now or later.
+        packages: see `packages.provide`; with namespaces of its own, a server sees no others.
 
     Raises:
         OSError: it cannot be started.
     """
 
-    def __init__(self, level: str, remove: Callable[[str], object]) -> None:
+    def __init__(self, level: str, remove: Callable[[str], object], packages: dict[str, str]) -> None:
         self._remove = remove
+        self._packages = packages if level == NAMESPACES else None
         self._place = tempfile.mkdtemp(prefix="wmtp-sandbox-")
         os.chmod(self._place, 0o711)
         number = str(threading.get_native_id())
         arguments = ["-I", "-S", "-c", BOOT.format("server"), _DIRECTORY, number]
         command = [sys.executable, *arguments]
         if level == NAMESPACES:
-            command = bubblewrap.command(self._place, arguments)
+            command = bubblewrap.command(self._place, arguments, readable_paths(packages))
         try:
             self._process = subprocess.Popen(
                 command,
@@ -83,6 +86,10 @@ class Server:
             self._process.stdout.fileno(), self._process.stdin.fileno(), _MESSAGE_LIMIT, float("inf")
         )
         self._in_use = threading.RLock()
+
+    def sees(self, packages: dict[str, str]) -> bool:
+        """Whether these packages can be imported where this server is."""
+        return self._packages is None or packages.items() <= self._packages.items()
 
     def judge(self, request: dict[str, Any], wall_seconds: float) -> tuple[Report, bool]:
         """Have one program judged, in `wall_seconds` and a grace period at most.
@@ -198,12 +205,17 @@ class Servers:
         Raises:
             OSError: it cannot be started.
         """
-        thread = threading.get_ident()
+        thread, packages = threading.get_ident(), request["plan"]["packages"]
         with self._lock:
             if self._closed:
                 raise InterruptedError("the evaluation was stopped")
-            server = self._running.get(thread) or Server(self.level, self._remove)
+            server, outdated = self._running.get(thread), None
+            if server is not None and not server.sees(packages):
+                server, outdated = None, server
+            server = server or Server(self.level, self._remove, packages)
             self._running[thread] = server
+        if outdated is not None:
+            outdated.end()
         is_good = False
         try:
             report, is_good = server.judge(request, wall_seconds)

@@ -41,7 +41,7 @@ def main(read_fd: int, write_fd: int) -> None:
         _set_standard_input(stdin, plan["workdir"])
     try:
         channel.send(wire.encode(("confined", confine(plan)), _REQUEST_LIMIT))
-    except OSError as error:
+    except (OSError, ImportError) as error:
         channel.send(wire.encode(("unable", str(error)), _REQUEST_LIMIT))
         return
     module: ModuleType | None = None

@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 
-from . import kernel, landlock
+from . import kernel, landlock, packages
 from .paths import devices, readable_paths
 
 TYPE_CHECKING = False
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     class Plan(TypedDict):
         """Limits as in `Limits`; `level`, as in `levels`; `user`, an id to become, or None; `judge`, the process that
-        started this one; `filter`, of system calls, as instructions (empty at level basic).
+        started this one; `filter`, of system calls, as instructions (empty at level basic); `packages` and `preload`,
+        see `packages.provide`.
         """
 
         cpu_seconds: float
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
         user: int | None
         judge: int
         filter: bytes
+        packages: dict[str, str]
+        preload: list[str]
 
 
 _MIB = 1 << 20
@@ -44,17 +47,19 @@ def confine(plan: Plan) -> dict[str, bool]:
 
     Raises:
         OSError: a measure that this machine should have was refused.
+        ImportError: a package that the program needs does not work.
     """
+    spent_seconds = packages.provide(plan["packages"], plan["preload"])
     by_kernel = plan["level"] in ("kernel", "namespaces")
     if os.getsid(0) != os.getpid():
         os.setsid()
     os.chdir(str(plan["workdir"]))
     os.umask(0o077)
-    library = _open_library()
-    rules = landlock.ruleset(_rights()) if by_kernel else None
+    library, provided = _open_library(), _open_packages(plan["packages"])
+    rules = landlock.ruleset(_rights(plan["packages"])) if by_kernel else None
     threads = _THREADS if by_kernel else 0  # without a filter, they could as well be processes
     companions = 2 if plan["level"] == "namespaces" and plan["user"] is None else 0  # server and judge
-    _limit(plan, plan["processes"] + 1 + threads + companions)
+    _limit(plan, plan["processes"] + 1 + threads + companions, spent_seconds)
     no_new_privileges = kernel.no_new_privileges()
     if plan["user"] is not None:
         _become(plan["user"])
@@ -72,14 +77,15 @@ def confine(plan: Plan) -> dict[str, bool]:
     if os.getppid() != plan["judge"]:
         os._exit(1)
     _keep_library_readable(library)
+    _keep_packages_readable(provided)
     if rules is not None:
         landlock.enter(rules)
         kernel.filter_system_calls(plan["filter"])
     return facts
 
 
-def _limit(plan: Plan, processes: int) -> None:
-    cpu = int(-(-plan["cpu_seconds"] // 1))
+def _limit(plan: Plan, processes: int, spent_seconds: float) -> None:
+    cpu = int(-(-(plan["cpu_seconds"] + spent_seconds) // 1))
     limits = {
         resource.RLIMIT_CPU: (cpu, cpu + 1),  # a signal that can be ignored, then one that cannot
         resource.RLIMIT_FSIZE: 2 * (plan["file_mib"] * _MIB,),
@@ -88,7 +94,7 @@ def _limit(plan: Plan, processes: int) -> None:
         resource.RLIMIT_CORE: (0, 0),
     }
     if kernel.LINUX:  # macOS refuses a limit on the address space
-        limits[resource.RLIMIT_AS] = 2 * (plan["memory_mib"] * _MIB,)
+        limits[resource.RLIMIT_AS] = 2 * (plan["memory_mib"] * _MIB + packages.finder.held_bytes,)
     for which, (soft, hard) in limits.items():
         allowed = resource.getrlimit(which)[1]
         if allowed != resource.RLIM_INFINITY:
@@ -103,9 +109,9 @@ def _become(user: int) -> None:
     kernel.protect_memory(False)  # a change of user closes /proc/self, and so /dev/stdin, to its own process
 
 
-def _rights() -> dict[str, int]:
+def _rights(places: dict[str, str]) -> dict[str, int]:
     """What Landlock is to leave open."""
-    rights = dict.fromkeys(readable_paths(), landlock.READ)
+    rights = dict.fromkeys([*readable_paths(), *packages.readable_paths(places)], landlock.READ)
     rights |= dict.fromkeys(devices(), landlock.READ | landlock.WRITE)
     rights["."] = landlock.READ | landlock.WRITE | landlock.KEEP_HOUSE
     return rights
@@ -116,6 +122,11 @@ def _open_library() -> list[tuple[str, int]]:
     return [(path, os.open(path, os.O_RDONLY | os.O_DIRECTORY)) for path in sys.path if os.path.isdir(path)]
 
 
+def _open_packages(places: dict[str, str]) -> dict[str, tuple[str, int]]:
+    """The packages' places, each with a descriptor."""
+    return {name: (place, os.open(place, os.O_RDONLY)) for name, place in places.items()}
+
+
 def _keep_library_readable(library: list[tuple[str, int]]) -> None:
     """Import through the descriptors where the new user may not walk to the interpreter (/root is 0700)."""
     if all(os.access(path, os.R_OK | os.X_OK) for path, _ in library):
@@ -124,9 +135,24 @@ def _keep_library_readable(library: list[tuple[str, int]]) -> None:
         return
     ways = {path: f"/proc/self/fd/{fd}" for path, fd in library}
     sys.path[:] = ways.values()
-    for package in [module for module in sys.modules.values() if hasattr(module, "__path__")]:
-        for path, way in ways.items():
-            package.__path__ = [place.replace(path, way) for place in package.__path__]
+    _change_paths(ways)
     sys.path_importer_cache.clear()
     if not all(os.access(path, os.R_OK | os.X_OK) for path in sys.path):
         raise PermissionError(f"user {os.geteuid()} may not read the standard library in {library[0][0]}")
+
+
+def _keep_packages_readable(places: dict[str, tuple[str, int]]) -> None:
+    """The same for packages."""
+    for name, (place, fd) in places.items():
+        if os.access(place, os.R_OK):
+            os.close(fd)
+        else:
+            packages.provide({name: f"/proc/self/fd/{fd}"}, ())
+            _change_paths({place: f"/proc/self/fd/{fd}"})
+
+
+def _change_paths(ways: dict[str, str]) -> None:
+    """Have the packages that are imported already find the rest of themselves another way."""
+    for package in [module for module in sys.modules.values() if hasattr(module, "__path__")]:
+        for path, way in ways.items():
+            package.__path__ = [place.replace(path, way) for place in package.__path__]

@@ -14,7 +14,7 @@ import resource
 import symtable
 import sys
 
-from . import kernel, seccomp, stdio
+from . import kernel, packages, seccomp, stdio
 from .session import Candidate, Failure, Unable, cannot_cross
 
 TYPE_CHECKING = False
@@ -232,7 +232,7 @@ def _printable(text: str) -> str:
 def _limit_memory(mib: int) -> None:
     """A result may be made to grow in the tests (`f(x) * 10**9`); the judge must not take the machine with it."""
     if kernel.LINUX:
-        size = mib << 20
+        size = (mib << 20) + packages.finder.held_bytes
         allowed = resource.getrlimit(resource.RLIMIT_AS)[1]
         size = size if allowed == resource.RLIM_INFINITY else min(size, allowed)
         resource.setrlimit(resource.RLIMIT_AS, (size, size))

@@ -103,6 +103,14 @@ def filter_system_calls(program: bytes) -> None:
         raise _last_error("no system call filter")
 
 
+def address_space() -> int:
+    """Bytes of address space that this process has reserved; 0 where that is neither known nor limited."""
+    if not LINUX:
+        return 0
+    with open("/proc/self/statm") as pages:
+        return int(pages.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def die_with_parent(signal: int = SIGKILL) -> bool:
     """Have the kernel signal this process when the thread that started it ends. Cleared by a change of user."""
     return _prctl(_PR_SET_PDEATHSIG, signal)

@@ -11,7 +11,7 @@ import resource
 import signal
 from contextlib import suppress
 
-from . import kernel, wire
+from . import kernel, packages, wire
 from .channel import Channel, ClosedError
 from .judge import compile_tests, conduct, names_defined, system_call_filter
 from .session import Unable, end_descendants
@@ -58,6 +58,9 @@ def main(number: int) -> None:
 
 def _prepare(request: Any) -> None:
     """Do what the judge of the next program would do again, in the process that stays and remembers it."""
+    plan = request["plan"]
+    with suppress(ImportError):  # the candidate's process finds out, and says so
+        packages.provide(plan["packages"], plan["preload"])
     with suppress(Unable):  # the judge finds out, and says so
         system_call_filter(request["plan"])
         if "tests" in request:
