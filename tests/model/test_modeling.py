@@ -82,7 +82,9 @@ def test_packed_documents_do_not_see_each_other(attention: str) -> None:
         parts = hidden[:, :13].split([4, 6, 3], 1)
         for part, document in zip(parts, documents, strict=True):
             alone = model.head(model.trunk(document), h)
-            torch.testing.assert_close(part, alone, rtol=0, atol=1e-12)
+            # transformers' eager attention takes its softmax in float32, whatever the dtype: a few roundings a layer.
+            float32 = 32 * torch.finfo(torch.float32).eps * float(alone.detach().abs().max())
+            torch.testing.assert_close(part, alone, rtol=0, atol=float32 if attention == "eager" else 1e-12)
 
 
 def test_models_of_one_seed_share_trunk_and_head_0_whatever_the_heads() -> None:
