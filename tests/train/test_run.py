@@ -23,7 +23,6 @@ from wmtp.train import checkpoint
 from wmtp.train.assemble import load_learner
 from wmtp.train.distributed import World
 from wmtp.train.module import WeightedMTP
-from wmtp.train.optim import learning_rate
 from wmtp.train.run import plan, train, write_reference_scores
 from wmtp.train.state import Counters
 from wmtp.train.validation import validation_ce
@@ -251,17 +250,6 @@ def test_bf16_and_deterministic_training(make_recipe: Make, config: Config, tmp_
     )
     assert low == pytest.approx(full, rel=2e-2)
     assert low != full
-
-
-def test_learning_rate_warms_up_and_ends_at_its_floor(make_recipe: Make) -> None:
-    settings = make_recipe(
-        **{"train.lr": 1.0, "train.warmup_steps": 4, "train.steps": 11, "train.min_lr_ratio": 0.1}
-    ).train
-    rates = [learning_rate(step, settings) for step in range(11)]
-    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert rates[4] == 1.0
-    assert rates[7] == pytest.approx(0.55)
-    assert rates[10] == pytest.approx(0.1)
 
 
 def test_the_plan_counts_parameters_without_building(make_recipe: Make, config: Config) -> None:

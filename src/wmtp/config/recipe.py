@@ -61,6 +61,9 @@ def _as_list(value: Any) -> Any:
 class TrainConfig(Section):
     """`batch_size` rows make an optimiser step, over all ranks and micro-batches.
 
+    The learning rate rises to `lr` over `warmup_steps`, or over `warmup_share` of the steps; where neither is set,
+    over a tenth of them, at most 100. Then it follows `schedule` to `lr · min_lr_ratio` at the last step. `constant`
+    stays at `lr`; `wsd` (warm up, stay, decay) falls linearly over the last `decay_share` of the steps.
     The last `keep_checkpoints` are kept, and every one whose step is a multiple of `keep_every`.
     """
 
@@ -72,7 +75,10 @@ class TrainConfig(Section):
     micro_batch_size: Positive | None = None
     lr: Annotated[float, Field(gt=0)] = 1e-3
     min_lr_ratio: Fraction = 0.1
-    warmup_steps: NonNegative = 100
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    warmup_steps: NonNegative | None = None
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] | None = None
+    decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     grad_clip: Annotated[float, Field(gt=0)] = 1.0
@@ -91,7 +97,18 @@ class TrainConfig(Section):
             raise ValueError(f"unknown algo {self.algo!r}; {did_you_mean(self.algo, list(ALGORITHMS))}")
         if self.batch_size % self.rows_at_once:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size")
+        if self.warmup_steps is not None and self.warmup_share is not None:
+            raise ValueError("warmup_steps and warmup_share both set the warm-up; set one of them to null")
         return self
+
+    @property
+    def warmup(self) -> int:
+        """Steps over which the learning rate rises."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        if self.warmup_share is not None:
+            return round(self.warmup_share * self.steps)
+        return min(100, self.steps // 10)
 
     @property
     def rows_at_once(self) -> int:

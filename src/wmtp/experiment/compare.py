@@ -32,6 +32,7 @@ from wmtp.tracking import MetricsLog
 from wmtp.tracking.tracker import Tracker
 from wmtp.train import checkpoint
 from wmtp.train.assemble import scorer_needs
+from wmtp.train.optim import check_schedule
 from wmtp.train.run import train, train_critic, write_reference_scores
 
 Say = Callable[[str], None]
@@ -85,7 +86,7 @@ def choose_arms(recipe: Recipe, names: Sequence[str] | None) -> list[Arm]:
     """The recipe's arms, or those of them that are named; always with the baseline.
 
     Raises:
-        WMTPError: an unknown arm, no arms, or an arm whose overrides do not fit.
+        WMTPError: an unknown arm, no arms, or an arm whose overrides or schedule do not fit.
     """
     arms = recipe.compare.arms
     if not arms:
@@ -96,7 +97,10 @@ def choose_arms(recipe: Recipe, names: Sequence[str] | None) -> list[Arm]:
             raise WMTPError(f"compare: unknown arm {name!r}; {did_you_mean(name, list(arms))}")
     if recipe.compare.baseline not in wanted:
         wanted.insert(0, recipe.compare.baseline)
-    return [Arm(name, arms[name], override(recipe, arms[name], f"compare.arms.{name}")) for name in wanted]
+    chosen = [Arm(name, arms[name], override(recipe, arms[name], f"compare.arms.{name}")) for name in wanted]
+    for arm in chosen:
+        check_schedule(arm.recipe.train)
+    return chosen
 
 
 def compare(

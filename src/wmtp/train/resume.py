@@ -16,6 +16,7 @@ from wmtp.errors import WMTPError
 from wmtp.train import checkpoint
 from wmtp.train.distributed import World
 from wmtp.train.heartbeat import Heartbeat
+from wmtp.train.optim import check_schedule
 from wmtp.train.signals import StopRequest
 from wmtp.train.worker import restarts
 
@@ -48,10 +49,12 @@ def starting_point(recipe: Recipe, run: Path, resume: str, world: World) -> Star
     Args:
         resume: as of `train`.
     Raises:
-        WMTPError: a new run where one is already, no such checkpoint, a damaged one, or one of another recipe.
+        WMTPError: a new run where one is already or whose schedule does not fit, no such checkpoint, a damaged one,
+            or one of another recipe.
     """
     path = _checkpoint_to_resume(run, resume, world)
     if path is None:
+        check_schedule(recipe.train)
         return None
     start = Start(path, checkpoint.load_state(path))
     refuse_other_recipe(recipe, start.state, path)
@@ -84,7 +87,8 @@ def refuse_other_recipe(recipe: Recipe, state: dict[str, Any], start: Path | Non
         WMTPError: it did; says which keys.
     """
     saved = recipe_from(state["recipe"], str(start))
-    differing = [key for key in changed_keys(saved, recipe) if not key.startswith(RESUMABLE)]
+    same = RESUMABLE if saved.train.warmup != recipe.train.warmup else (*RESUMABLE, "train.warmup_")
+    differing = [key for key in changed_keys(saved, recipe) if not key.startswith(same)]
     if differing:
         raise WMTPError(
             f"{start}: was trained with another recipe ({', '.join(differing)} differ); "

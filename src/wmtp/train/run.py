@@ -24,6 +24,7 @@ from wmtp.train.assemble import known_columns, module_on_devices, scorer_needs
 from wmtp.train.distributed import World, processes
 from wmtp.train.labels import labelled_documents, training_columns
 from wmtp.train.lock import RunLock
+from wmtp.train.optim import check_schedule
 from wmtp.train.resume import attended, make_loader, starting_point
 from wmtp.train.stage_one import critic_recipe, learn_values
 from wmtp.train.trainer import Trainer
@@ -46,6 +47,7 @@ class Plan:
 
 def plan(recipe: Recipe, config: Config) -> Plan:
     """Read the data and count, without building a model."""
+    check_schedule(recipe.train)
     data = load_data(recipe, Path(config.paths.cache))
     if recipe.critic.reward == "field":  # other rewards cost a model's or the sandbox's time
         _check_rewards(recipe, config, data)
