@@ -17,6 +17,7 @@ from mutants import mutants, passes_plainly
 from wmtp.config import TinycodeConfig
 from wmtp.data import tinycode
 from wmtp.evaluate.sandbox import Case, Execution, Limits, Program, StdinProgram, Verdict, execute_all
+from wmtp.evaluate.tasks.humaneval import checked_program
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 AMPLE = Limits(cpu_seconds=20, wall_seconds=200)
@@ -42,7 +43,7 @@ def not_passed(programs: Sequence[Program | StdinProgram], limits: Limits = AMPL
 
 
 def humaneval(row: dict[str, Any], completion: str) -> Program:
-    return Program(row["task_id"], row["prompt"] + completion, (row["test"], f"check({row['entry_point']})"))
+    return checked_program(row["task_id"], row["prompt"], row["test"], row["entry_point"])(completion)
 
 
 def tinycode_problems(count: int) -> list[dict[str, Any]]:
@@ -81,7 +82,7 @@ def test_mbpp_solutions_pass() -> None:
             (*row["test_list"], *row["challenge_test_list"]),
             row["test_setup_code"],
             tests_inside=row["task_id"] in CLASSES_IN_TESTS,
-            overrides=("sum",) if row["task_id"] == 126 else (),
+            defines=("sum",) if row["task_id"] == 126 else (),
         )
         for row in rows("mbpp.jsonl")
     ]
@@ -112,13 +113,15 @@ def test_mutants_never_score_higher_than_in_a_plain_process() -> None:
     solutions = [(row, row["prompt"] + row["canonical_solution"]) for row in rows("humaneval.jsonl")]
     every = [(row, code) for row, source in solutions for code in mutants(source)]
     chosen = random.Random(7).sample(every, 300)
-    programs = [Program(row["task_id"], code, humaneval(row, "").tests) for row, code in chosen]
+    programs = [replace(humaneval(row, ""), code=code) for row, code in chosen]
     here = outcomes(programs, Limits(cpu_seconds=2, wall_seconds=100))
     too_high = [
         (program.task_id, program.code)
         for program, execution in zip(programs, here, strict=True)
         if execution.verdict is Verdict.PASSED
-        and not passes_plainly("\n".join([program.code, *program.tests]), 4)
+        and not passes_plainly(
+            "\n".join([program.code, "candidate = " + program.entry_point, *program.tests]), 4
+        )
     ]
     assert too_high == []
     verdicts = {execution.verdict for execution in here}

@@ -1,5 +1,6 @@
 """MBPP's problems."""
 
+import builtins
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from wmtp.config import Recipe
 from wmtp.errors import WMTPError
 from wmtp.evaluate.sandbox import Limits, Verdict, execute, execute_all
 from wmtp.evaluate.tasks import TASKS
-from wmtp.evaluate.tasks.mbpp import needs_candidate, overridden_builtins
+from wmtp.evaluate.tasks.texts import demanded_names, needs_candidate
 
 Write = Callable[[str, Sequence[Any]], Path]
 
@@ -139,14 +140,16 @@ def test_what_needs_the_candidate_itself(reference: str, setup: str, test: str, 
     [
         ("def sum(a, b): return a * b", "assert sum(2, 5) == 10", ("sum",)),
         ("def sum(a, b): return a * b", "x = max([sum(2, 5)])\nassert x == 10", ("sum",)),
-        ("def max(x): return 0\ndef f(x): return max(x)", "assert max(f(1)) == 3", ()),
-        ("def f(x): return sum(x)", "assert sum(f(1)) == 3", ()),
-        ("class set: pass\ndef f(x): return x", "assert set(f(1)) == 3", ()),
+        ("def max(x): return 0\ndef f(x): return max(x)", "assert max(f(1)) == 3", ("f",)),
+        ("def f(x): return sum(x)", "assert sum(f(1)) == 3", ("f",)),
+        ("class set: pass\ndef f(x): return x", "assert set(f(1)) == 3", ("f",)),
+        ("N = 3\ndef f(x): return x\ndef g(): pass", "import f\nassert g() == N", ("N", "g")),
+        ("def f(x): return x", "assert h(1) == 3", ()),
         ("def sum(:", "assert sum(2, 5) == 10", ()),
     ],
 )
-def test_exercises_called_like_a_builtin(reference: str, test: str, expected: tuple[str, ...]) -> None:
-    assert overridden_builtins(reference, [test]) == expected
+def test_names_that_tests_use_of_a_solution(reference: str, test: str, expected: tuple[str, ...]) -> None:
+    assert demanded_names(reference, "", [test]) == expected
 
 
 def test_published_problems_that_need_the_candidate(published: Callable[[str], Path]) -> None:
@@ -154,8 +157,9 @@ def test_published_problems_that_need_the_candidate(published: Callable[[str], P
     assert len(problems) == 974
     inside = [problem.task_id for problem in problems if problem.program("").tests_inside]
     assert inside == ["367", "533", "596", "601", "927"]
-    overriding = {p.task_id: p.program("").overrides for p in problems if p.program("").overrides}
-    assert overriding == {"126": ("sum",)}
+    demanded = {problem.task_id: problem.program("").defines for problem in problems}
+    assert all(demanded.values())
+    assert {task_id for task_id, names in demanded.items() if hasattr(builtins, names[0])} == {"126"}
 
 
 @pytest.mark.slow

@@ -4,10 +4,16 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 
 from wmtp.errors import WMTPError
+from wmtp.evaluate.sandbox.isolated.faults import ENTRY_POINT
+
+__all__ = ["ENTRY_POINT", "Case", "Execution", "Limits", "Program", "StdinProgram", "Verdict"]
 
 
 class Verdict(StrEnum):
-    """`ERROR` says that the program could not be judged; it is no statement about the program."""
+    """`ERROR` says that the program could not be judged; it is no statement about the program.
+
+    That is so where the tests themselves go wrong, a package that they need is not installed, or the sandbox fails.
+    """
 
     PASSED = "passed"
     FAILED = "failed"
@@ -60,9 +66,14 @@ class Program:
         tests_inside: the tests need the candidate's own classes, so that setup and tests run in the candidate's
             process, after its code and in its namespace. That success cannot be had by exiting early, printing or
             writing to a pipe, but a program that means to can forge it: see docs/sandbox.md. To be decided from the
-            reference solution, never from the candidate.
-        overrides: built-ins that the exercise itself is called like (`sum`), for which the candidate's definition
-            counts in the tests; every other built-in is the tests' own. To be decided from the reference solution.
+            reference solution, never from the candidate. Where the tests pass what cannot cross (a function, an
+            object of their own), they run inside whatever this says.
+        entry_point: name of the candidate's function that the tests know as `candidate`. It is the candidate's, even
+            when a built-in or a module is called like it.
+        defines: the names of the candidate that the tests use; they are the candidate's, even when a built-in is
+            called like one (`sum`), while every other built-in is the tests' own. Without, those that the tests do
+            not define and that are no built-in. To be decided from the reference solution. A name beyond these and
+            `entry_point` that nobody defines is the tests' own mistake.
         packages: third-party packages, by the name by which they are imported, that tests and candidate may import;
             of all others, neither can. A package needs those named that it imports itself. What importing them costs
             does not count towards the limits. One that is not installed here makes the verdict `ERROR`.
@@ -73,7 +84,8 @@ class Program:
     tests: tuple[str, ...]
     setup: str = ""
     tests_inside: bool = False
-    overrides: tuple[str, ...] = ()
+    entry_point: str = ""
+    defines: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -128,7 +140,8 @@ class Execution:
         message: the first failing test and why, at most a few hundred printable characters; empty when passed. It
             quotes the candidate: escape it before showing it as HTML.
         seconds: wall-clock time from the start of the processes to the end of all of them.
-        inside: the tests ran in the candidate's process, where a hostile program can forge the verdict.
+        inside: the tests ran in the candidate's process, where a hostile program can forge the verdict: because
+            `tests_inside` says so, or because they pass what cannot cross.
         public: whether all public cases passed; None if that was not found out, or the program has no cases.
     """
 

@@ -117,20 +117,21 @@ def _cores() -> int:
 def _execute(program: AnyProgram, limits: Limits, servers: Servers) -> Execution:
     report = _attempt(program, limits, servers)
     seconds = report.seconds
-    if report.verdict == Verdict.ERROR:
+    if report.verdict == Verdict.ERROR and not report.final:
         report = _attempt(program, limits, servers)
         seconds += report.seconds
         if report.judge_disturbed:
             report = replace(report, verdict="failed")
-    inside = isinstance(program, Program) and program.tests_inside
-    return Execution(Verdict(report.verdict), report.message, seconds, inside, report.public)
+    return Execution(Verdict(report.verdict), report.message, seconds, report.inside, report.public)
 
 
 def _attempt(program: AnyProgram, limits: Limits, servers: Servers) -> Report:
     started = time.monotonic()
     packages = program.packages if isinstance(program, Program) else ()
     if missing := [name for name in packages if place_of(name) is None]:
-        return Report("error", f"the tests need the package {missing[0]!r}, which is not installed here")
+        return Report(
+            "error", f"the tests need the package {missing[0]!r}, which is not installed here", final=True
+        )
     try:
         report = servers.judge(_request(program, limits, servers.level), limits.wall_seconds)
     except OSError as error:
@@ -154,6 +155,7 @@ def _request(program: AnyProgram, limits: Limits, level: str) -> dict[str, Any]:
             "setup": program.setup,
             "tests": list(program.tests),
             "tests_inside": program.tests_inside,
-            "overrides": list(program.overrides),
+            "entry_point": program.entry_point,
+            "defines": list(program.defines),
         }
     return request

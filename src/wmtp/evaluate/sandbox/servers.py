@@ -32,13 +32,16 @@ class Report:
     """What one attempt to judge a program gave.
 
     `judge_disturbed`: killed by a signal or stopped by an error, while a program ran that was able to cause it.
-    Once, it may have been somebody else; twice, it was the program. `public`: see `Execution`.
+    Once, it may have been somebody else; twice, it was the program. `public`, `inside`: see `Execution`. `final`: an
+    error that would be the same at another attempt.
     """
 
     verdict: str
     message: str
     facts: dict[str, Any] = field(default_factory=dict)
     public: bool | None = None
+    inside: bool = False
+    final: bool = False
     judge_disturbed: bool = False
     seconds: float = 0.0
 

@@ -1,11 +1,15 @@
 """HumanEval (Chen et al. 2021, arXiv 2107.03374): complete a function from its signature and docstring."""
 
+from collections.abc import Callable
+from typing import Any
+
 from wmtp.config import Recipe
 from wmtp.errors import WMTPError
 from wmtp.evaluate.protocols import Prompt
 from wmtp.evaluate.rows import Row
-from wmtp.evaluate.sandbox import Program
+from wmtp.evaluate.sandbox import ENTRY_POINT, Program
 from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows
+from wmtp.evaluate.tasks.texts import helpers, packages_imported
 
 SOURCE = "HumanEval.jsonl.gz of github.com/openai/human-eval (folder data)"
 
@@ -29,9 +33,25 @@ def _problem(row: Row, kind: Prompt) -> Problem:
     if "def check(" not in test:
         raise WMTPError(f"{row.place}: 'test' should define check(candidate)")
     prompt = published.strip() if kind == "stripped" else published
-    tests = (test, f"check({name})")
-    return Problem(
-        task_id,
-        prompt,
-        lambda completion: Program(task_id, prompt + completion, tests),
-    )
+    return Problem(task_id, prompt, checked_program(task_id, prompt, test, name))
+
+
+def checked_program(task_id: str, prompt: str, test: str, entry_point: str) -> Callable[[str], Program]:
+    """What makes a program of a completion.
+
+    What the tests use of the prompt is the prompt's, whatever the completion makes of it; the function that they
+    check is the completion's, even when it is called like a built-in.
+
+    Args:
+        task_id: the problem's.
+        prompt: goes before the completion.
+        test: defines `check(candidate)`.
+        entry_point: name of the function to complete.
+    """
+    facts: dict[str, Any] = {
+        "setup": helpers(prompt, entry_point, test),
+        "entry_point": entry_point,
+        "packages": packages_imported(prompt, test),
+    }
+    tests = (test, f"check({ENTRY_POINT})")
+    return lambda completion: Program(task_id, prompt + completion, tests, **facts)

@@ -1,15 +1,13 @@
 """MBPP (Austin et al. 2021, arXiv 2108.07732): short functions, each from one sentence."""
 
-import ast
-import builtins
-import warnings
-from collections.abc import Sequence
+from typing import Any
 
 from wmtp.config import Recipe
 from wmtp.errors import WMTPError
 from wmtp.evaluate.rows import Row
 from wmtp.evaluate.sandbox import Program
 from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows
+from wmtp.evaluate.tasks.texts import demanded_names, needs_candidate, packages_imported
 
 SOURCE = "mbpp.jsonl, or sanitized-mbpp.json, of github.com/google-research/google-research (folder mbpp)"
 SPLITS = {"test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
@@ -44,12 +42,16 @@ def _number(row: Row) -> int:
 def _problem(row: Row, shots: str) -> Problem:
     reference, tests = row.text("code"), _tests(row)
     setup = row.text("test_setup_code", default="\n".join(row.texts("test_imports", ())))
-    inside, overrides = needs_candidate(reference, setup, tests), overridden_builtins(reference, tests)
+    facts: dict[str, Any] = {
+        "tests_inside": needs_candidate(reference, setup, tests),
+        "defines": demanded_names(reference, setup, tests),
+        "packages": packages_imported(reference, setup, *tests),
+    }
     task_id = str(row.values["task_id"])
     return Problem(
         task_id,
         shots + _question(row) if shots else _docstring(row),
-        lambda completion: Program(task_id, completion, tests, setup, inside, overrides),
+        lambda completion: Program(task_id, completion, tests, setup, **facts),
         reference,
     )
 
@@ -82,66 +84,3 @@ def _question(row: Row) -> str:
 def _docstring(row: Row) -> str:
     """The description and the first test as a docstring (bigcode-evaluation-harness, after InCoder)."""
     return f'"""\n{row.text("text", "prompt")}\n{_tests(row)[0]}\n"""\n'
-
-
-def overridden_builtins(reference: str, tests: Sequence[str]) -> tuple[str, ...]:
-    """The built-ins that a problem's function is called like.
-
-    Args:
-        reference: a right solution; what cannot be parsed overrides nothing.
-        tests: where they use another of its functions, it overrides nothing either: what is called like a built-in is
-            then a helper of its own.
-    """
-    if (parsed := _parsed(reference, *tests)) is None:
-        return ()
-    solution, use = parsed
-    used = sorted(_functions(solution) & {node.id for node in ast.walk(use) if isinstance(node, ast.Name)})
-    return tuple(used) if all(hasattr(builtins, name) for name in used) else ()
-
-
-def needs_candidate(reference: str, setup: str, tests: Sequence[str]) -> bool:
-    """Whether tests need something of the program itself that is no plain data: its class, its module, a type.
-
-    That is so where they use a class or an import of the reference solution that the setup does not provide, or pass
-    a built-in type or function to one of its functions.
-
-    Args:
-        reference: a right solution; what cannot be parsed needs nothing.
-    """
-    if (parsed := _parsed(reference, setup, *tests)) is None:
-        return False
-    solution, use = parsed
-    functions = _functions(solution)
-    own = _classes_and_imports(solution) - _classes_and_imports(use)
-    for node in ast.walk(use):
-        if isinstance(node, ast.Name) and node.id in own:
-            return True
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions:
-            given = {argument.id for argument in node.args if isinstance(argument, ast.Name)}
-            if any(callable(getattr(builtins, name, None)) for name in given):
-                return True
-    return False
-
-
-def _parsed(reference: str, *use: str) -> tuple[ast.Module, ast.Module] | None:
-    """A solution, and what uses it, as syntax trees; None if one of them is not Python."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return ast.parse(reference), ast.parse("\n".join(use))
-        except (SyntaxError, ValueError):
-            return None
-
-
-def _functions(module: ast.Module) -> set[str]:
-    return {node.name for node in module.body if isinstance(node, ast.FunctionDef)}
-
-
-def _classes_and_imports(module: ast.Module) -> set[str]:
-    names: set[str] = set()
-    for node in module.body:
-        if isinstance(node, ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-    return names

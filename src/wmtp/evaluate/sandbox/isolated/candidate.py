@@ -14,6 +14,7 @@ from _sitebuiltins import Quitter
 from . import kernel, wire
 from .channel import Channel, ClosedError
 from .confine import confine
+from .faults import CANDIDATE, ENTRY_POINT, TESTS, is_the_tests_own
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 MODULE = "candidate"
 """The name of the module that the code runs as: not `__main__`, so that a script's main part does not run."""
 
-_SOURCE = "<string>"
 _MESSAGE = 300
 _OWN_DEPTH = 4
 """Calls of this file's below the code."""
@@ -129,12 +129,24 @@ def _answer(
         return wire.encode(("raised", *_describe(error, code)), limit)
 
 
-def _test(module: "ModuleType", code: str, setup: str, tests: list[str], token: str) -> tuple[object, ...]:
+def _test(
+    module: "ModuleType",
+    code: str,
+    setup: str,
+    tests: list[str],
+    entry_point: str,
+    theirs: "frozenset[str]",
+    demanded: list[str],
+    token: str,
+) -> tuple[object, ...]:
+    if entry_point:
+        module.__dict__[ENTRY_POINT] = module.__dict__[entry_point]
     for position, text in enumerate((setup, *tests)):
         try:
-            exec(text, module.__dict__)
+            exec(compile(text, TESTS, "exec", dont_inherit=True), module.__dict__)
         except BaseException as error:
-            return ("raised", position, *_describe(error, code))
+            kind, message, _ = _describe(error, code)
+            return ("raised", position, kind, message, is_the_tests_own(error, theirs, demanded))
     return ("tested", token)
 
 
@@ -161,7 +173,7 @@ def _describe(error: BaseException, code: str) -> "tuple[str, str, int]":
     line, step = 0, error.__traceback__
     while step is not None:
         frame = step.tb_frame
-        if frame.f_code.co_filename == _SOURCE and frame.f_code in own:
+        if frame.f_code.co_filename == CANDIDATE and frame.f_code in own:
             line = step.tb_lineno
         step = step.tb_next
     if isinstance(error, SyntaxError) and line == 0:
@@ -173,7 +185,7 @@ def _compiled(code: str) -> "set[CodeType]":
     """The code objects that running a text makes: what `eval` and the like make is called `<string>`, too."""
     found: set[CodeType] = set()
     try:
-        left = [compile(code, _SOURCE, "exec", dont_inherit=True)]
+        left = [compile(code, CANDIDATE, "exec", dont_inherit=True)]
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return found
     while left:

@@ -15,7 +15,8 @@ import symtable
 import sys
 
 from . import kernel, packages, seccomp, stdio
-from .session import Candidate, Failure, Unable, cannot_cross
+from .faults import ENTRY_POINT, TESTS, is_the_tests_own
+from .session import MUST_BE_INSIDE, Candidate, Failure, Unable, cannot_cross
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _MESSAGE = 600
+_TEST_SHOWN = 200
 
 # fmt: off
 _MODULES = frozenset({
@@ -40,19 +42,29 @@ class Namespace(dict[str, object]):
     Args:
         candidate: whose it is.
         own: names that the tests define.
-        overrides: built-ins for which the candidate's definition counts all the same; otherwise
+        entry_point: what the name `candidate` stands for; empty: nothing.
+        defines: names that are the candidate's even if a built-in is called like them; otherwise
             `assert set(f(x)) == set(y)` must mean what it says.
     """
 
-    def __init__(self, candidate: Candidate, own: frozenset[str], overrides: list[str]) -> None:
+    def __init__(
+        self, candidate: Candidate, own: frozenset[str], entry_point: str, defines: list[str]
+    ) -> None:
         super().__init__(__name__="tests")
-        self._candidate, self._own, self._overrides = candidate, own, overrides
+        self._candidate, self._own, self._entry_point, self._defines = candidate, own, entry_point, defines
 
     def __missing__(self, name: str) -> object:
-        is_builtin = hasattr(builtins, name) and name not in self._overrides
+        is_builtin = hasattr(builtins, name) and name not in self._defines
         if name in self._own or is_builtin or name.startswith("__"):
             raise KeyError(name)
-        kind, value = self._candidate.look_up(name)
+        is_entry_point = bool(self._entry_point) and name == ENTRY_POINT
+        sought = self._entry_point if is_entry_point else name
+        found = self._candidate.look_up(sought)
+        if found is None:
+            demanded = is_entry_point or name in self._defines or not (self._entry_point or self._defines)
+            whom = "which the program does not define" if demanded else "which nothing defines"
+            self._candidate.fail("failed" if demanded else "error", f"the tests use {sought!r}, {whom}")
+        kind, value = found
         if kind == "module":
             if value not in _MODULES:
                 self._candidate.fail("failed", cannot_cross(name, "a module"))
@@ -67,7 +79,7 @@ def conduct(request: Any, user: int | None, facts: dict[str, bool], report: Call
 
     Args:
         request: `plan`, the limits; `code`; and either `cases`, public and private ones, each (stdin, stdout), or
-            `setup`, `tests`, `tests_inside` and `overrides`.
+            `setup`, `tests`, `tests_inside`, `entry_point` and `defines`.
         user: an id for the candidate to become, if this process can change it.
         facts: what is already known of the isolation.
         report: is told when a candidate's process has started, and the verdict.
@@ -87,88 +99,117 @@ def conduct(request: Any, user: int | None, facts: dict[str, bool], report: Call
             raise
         return candidate
 
-    public = None
+    public, inside = None, False
     try:
         plan["filter"] = system_call_filter(plan)
         if "cases" in request:
             shown, hidden = request["cases"]
             verdict, message, public = stdio.judge(plan, request["code"], shown, hidden, start)
         else:
-            verdict, message = _judge_tests(plan, request, start)
+            inside = request["tests_inside"]
+            verdict, message = _judge_tests(plan, request, start, inside)
+            if verdict == MUST_BE_INSIDE:
+                inside = True
+                verdict, message = _judge_tests(plan, request, start, inside)
+        final = verdict == "error"
     except Unable as error:
-        verdict, message = "error", str(error)
-    report("verdict", verdict, _printable(message), facts, public)
+        verdict, message, final = "error", str(error), False
+    report("verdict", verdict, _printable(message), facts, public, inside, final)
 
 
-def _judge_tests(plan: Any, request: Any, start: Callable[..., Candidate]) -> tuple[str, str]:
+def _judge_tests(plan: Any, request: Any, start: Callable[..., Candidate], inside: bool) -> tuple[str, str]:
     _limit_memory(plan["memory_mib"])
     if plan["user"] is not None:
         os.chown(plan["workdir"], plan["user"], plan["user"])
+    tests = Tests(request["setup"], request["tests"], request["entry_point"], request["defines"])
+    try:
+        tests.compile()
+    except Unable as error:
+        return "error", str(error)
     candidate = start(plan)
     try:
-        if request["tests_inside"]:
-            return judge_inside(candidate, request["code"], request["setup"], request["tests"])
-        return judge(candidate, request["code"], request["setup"], request["tests"], request["overrides"])
+        return (judge_inside if inside else judge)(candidate, request["code"], tests)
     finally:
         candidate.stop()
 
 
-def judge(
-    candidate: Candidate, code: str, setup: str, tests: list[str], overrides: list[str]
-) -> tuple[str, str]:
+def judge(candidate: Candidate, code: str, tests: Tests) -> tuple[str, str]:
     """Run a candidate's code in its process and the tests in this one.
 
-    Args:
-        candidate: its process.
-        code: of the candidate.
-        setup: runs first.
-        tests: run next, until one raises.
-        overrides: see `Namespace`.
-
     Returns:
-        Verdict and message.
-
-    Raises:
-        Unable: the tests are not Python.
+        Verdict and message; `MUST_BE_INSIDE` where the tests pass what cannot cross.
     """
-    compiled = compile_tests(setup, tuple(tests))
-    namespace = Namespace(candidate, names_defined(setup, tuple(tests)), overrides)
+    namespace = Namespace(candidate, tests.names, tests.entry_point, tests.defines)
     position = 0
     try:
         candidate.define(code)
-        for position, step in enumerate(compiled):  # noqa: B007 (read after the loop ends early)
+        for position, step in enumerate(tests.compile()):  # noqa: B007 (read after the loop ends early)
             exec(step, namespace)
     except Failure as failure:
-        return failure.verdict, _where(position, tests) + failure.message
+        return failure.verdict, tests.where(position) + failure.message
     except BaseException as error:
         if candidate.failure is None:
-            return "failed", _where(position, tests) + _explain(error, candidate)
+            its_module = isinstance(error, AttributeError) and candidate.gave_modules
+            theirs = not its_module and is_the_tests_own(error, tests.names, tests.demanded)
+            theirs = theirs or not candidate.gave_values
+            return "error" if theirs else "failed", tests.where(position) + _explain(error, candidate)
     if candidate.failure is not None:  # a test swallowed it
-        return candidate.failure.verdict, _where(position, tests) + candidate.failure.message
+        return candidate.failure.verdict, tests.where(position) + candidate.failure.message
     return "passed", ""
 
 
-def judge_inside(candidate: Candidate, code: str, setup: str, tests: list[str]) -> tuple[str, str]:
+def judge_inside(candidate: Candidate, code: str, tests: Tests) -> tuple[str, str]:
     """Run a candidate's code and the tests in its process.
 
     The tests go there once the code has run, and with them the token by which their end is reported.
 
     Returns:
         Verdict and message.
-
-    Raises:
-        Unable: the tests are not Python.
     """
-    compile_tests(setup, tuple(tests))
     try:
         candidate.define(code)
-        raised = candidate.test(setup, tests, os.urandom(16).hex())
+        if tests.entry_point and candidate.look_up(tests.entry_point) is None:
+            return "failed", f"the tests use {tests.entry_point!r}, which the program does not define"
+        raised = candidate.test(tests, os.urandom(16).hex())
     except Failure as failure:
         return failure.verdict, failure.message
     if raised is None:
         return "passed", ""
-    position, message = raised
-    return "failed", _where(position, tests) + message
+    position, message, theirs = raised
+    return "error" if theirs else "failed", tests.where(position) + message
+
+
+class Tests:
+    """What the tests of a problem consist of; see `Program`."""
+
+    def __init__(self, setup: str, tests: list[str], entry_point: str, defines: list[str]) -> None:
+        self.setup, self.tests, self.entry_point, self.defines = setup, tests, entry_point, defines
+
+    def compile(self) -> list[CodeType]:
+        """Setup and tests as code.
+
+        Raises:
+            Unable: they are not Python.
+        """
+        return compile_tests(self.setup, tuple(self.tests))
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The global names that setup and tests define somewhere."""
+        return names_defined(self.setup, tuple(self.tests))
+
+    @property
+    def demanded(self) -> list[str]:
+        """The names that a right candidate defines; none if that is not known."""
+        return [*self.defines, *([self.entry_point, ENTRY_POINT] if self.entry_point else [])]
+
+    def where(self, position: int) -> str:
+        """Position 0 is the program and the setup, then the tests follow."""
+        if position == 0:
+            return ""
+        test = self.tests[position - 1].strip()
+        shown = test if len(test) <= _TEST_SHOWN else test[:_TEST_SHOWN] + "…"
+        return f"test {position} of {len(self.tests)}: {shown}\n"
 
 
 def system_call_filter(plan: Any) -> bytes:
@@ -193,7 +234,7 @@ def compile_tests(setup: str, tests: tuple[str, ...]) -> list[CodeType]:
         Unable: they are not Python.
     """
     try:
-        return [compile(text, "<tests>", "exec", dont_inherit=True) for text in (setup, *tests)]
+        return [compile(text, TESTS, "exec", dont_inherit=True) for text in (setup, *tests)]
     except (SyntaxError, ValueError) as error:
         raise Unable(f"the tests do not compile: {error}") from None
 
@@ -201,18 +242,10 @@ def compile_tests(setup: str, tests: tuple[str, ...]) -> list[CodeType]:
 @functools.lru_cache(maxsize=128)
 def names_defined(setup: str, tests: tuple[str, ...]) -> frozenset[str]:
     """The global names that setup and tests assign, import or define somewhere."""
-    tables = [symtable.symtable(text, "<tests>", "exec") for text in (setup, *tests)]
+    tables = [symtable.symtable(text, TESTS, "exec") for text in (setup, *tests)]
     return frozenset(
         symbol.get_name() for table in tables for symbol in table.get_symbols() if symbol.is_assigned()
     )
-
-
-def _where(position: int, tests: list[str]) -> str:
-    """Position 0 is the program and the setup, then the tests follow."""
-    if position == 0:
-        return ""
-    test = tests[position - 1].strip()
-    return f"test {position} of {len(tests)}: {test if len(test) <= 200 else test[:200] + '…'}\n"
 
 
 def _explain(error: BaseException, candidate: Candidate) -> str:

@@ -28,7 +28,7 @@ def main(number: int) -> None:
     """Read programs from standard input until it ends; report on what was standard output.
 
     Every report is a tuple: ("started", process id of the candidate as seen from outside, or 0 if that is not known,
-    whether it is unable to disturb its judge), ("verdict", verdict, message, facts, public), or in its place
+    whether it is unable to disturb its judge), ("verdict", the first fields of `Report`), or in its place
     ("broken", message) if the judge met an error, and ("ended", exit code of the judge).
 
     Args:
@@ -84,7 +84,7 @@ def _judge(request: Any, user: int | None, channel: Channel, server: int) -> Non
         message = f"the judge failed: {type(error).__name__}: {error}"[:_MESSAGE]
         said: tuple[object, ...] = ("broken", message)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # nobody's fault
-            said = ("verdict", "error", message, {}, None)
+            said = ("verdict", "error", message, {})
         channel.send(wire.encode(said, _MESSAGE_LIMIT))
     finally:
         os._exit(1)

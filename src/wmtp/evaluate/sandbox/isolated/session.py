@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from .confine import Plan
+    from .judge import Tests
 
 BOOT = (
     "import sys; sys.path.append(sys.argv[1]); from isolated.{0} import main; sys.path.pop(); "
@@ -35,6 +36,10 @@ _NEARLY = 0.9
 
 _REQUEST_LIMIT = 1 << 30
 _SHOWN = 160
+
+
+MUST_BE_INSIDE = "must be inside"
+"""In place of a verdict: the tests pass an object of their own that cannot cross, whatever the candidate does."""
 
 
 class Failure(BaseException):
@@ -70,6 +75,8 @@ class Candidate:
         self.channel = Channel(reply_fd, request_fd, plan["reply_bytes"], deadline)
         self.plan = plan
         self.failure: Failure | None = None
+        self.gave_values = self.gave_modules = False
+        self._stand_ins: list[object] = []
         self.last_call: tuple[str, tuple[object, ...], dict[str, object], object] | None = None
 
     def prepare(self, stdin: str | None = None) -> dict[str, bool]:
@@ -120,46 +127,53 @@ class Candidate:
             self._refuse_end(ended, f"; it last wrote {_show(last)}" if last else "")
         return written
 
-    def test(self, setup: str, tests: list[str], token: str) -> tuple[int, str] | None:
+    def test(self, tests: Tests, token: str) -> tuple[int, str, bool] | None:
         """Run tests in the candidate's process.
 
         Args:
-            setup: runs first.
-            tests: run next, until one raises.
+            tests: what runs, until one raises.
             token: what the process has to send back at their end.
 
         Returns:
-            Position of what raised (0: the setup) and why; None if all ran to their end.
+            Position of what raised (0: the setup), why, and whether they are to blame; None if all ran to their end.
         """
-        reply = self._ask("test", setup, tests, token)
+        reply = self._ask(
+            "test", tests.setup, tests.tests, tests.entry_point, tests.names, tests.demanded, token
+        )
         if reply == ("tested", token):
             return None
         types = [type(part) for part in reply]
-        if types != [str, int, str, str, int] or reply[0] != "raised" or not 0 <= reply[1] <= len(tests):
+        if (
+            types != [str, int, str, str, bool]
+            or reply[0] != "raised"
+            or not 0 <= reply[1] <= len(tests.tests)
+        ):
             self.fail("failed", "the tests gave a malformed reply")
-        _, position, kind, message, _ = reply
-        return position, f"{kind}{': ' if message else ''}{message}"
+        _, position, kind, message, theirs = reply
+        return position, f"{kind}{': ' if message else ''}{message}", theirs
 
-    def look_up(self, name: str) -> tuple[str, object]:
+    def look_up(self, name: str) -> tuple[str, object] | None:
         """What the candidate's module has under a name.
 
         Returns:
-            ("function", a stand-in), ("data", a copy) or ("module", its name).
+            ("function", a stand-in), ("data", a copy) or ("module", its name); None if it has nothing there.
 
         Raises:
-            Failure: it has nothing there, or what cannot cross.
+            Failure: it has what cannot cross.
         """
         reply = self._ask("lookup", name)
         if reply == ("missing",):
-            self.fail("failed", f"the tests use {name!r}, which the program does not define")
+            return None
         if reply == ("class",):
             self.fail("failed", cannot_cross(name, "a class"))
         if reply == ("callable",):
             return "function", self._stand_in(name)
         if reply[0] == "module" and [type(part) for part in reply[1:]] == [str]:
+            self.gave_values = self.gave_modules = True
             return "module", reply[1]
         if reply[0] != "value" or len(reply) != 2:
             self._refuse(f"reading {name}", reply)
+        self.gave_values = True
         return "data", reply[1]
 
     def describe_last_call(self) -> str:
@@ -174,10 +188,12 @@ class Candidate:
             reply = self._ask("call", name, list(args), kwargs)
             if reply[0] != "value" or len(reply) != 2:
                 self._refuse(_call(name, args, kwargs), reply)
+            self.gave_values = True
             self.last_call = (name, args, kwargs, reply[1])
             return reply[1]
 
         call.__name__ = call.__qualname__ = name
+        self._stand_ins.append(call)
         return call
 
     def fail(self, verdict: str, message: str) -> NoReturn:
@@ -202,6 +218,9 @@ class Candidate:
     def _exchange(self, request: object) -> tuple[Any, ...]:
         try:
             self.channel.send(wire.encode(request, _REQUEST_LIMIT))
+        except wire.ForeignError as error:
+            candidates_own = any(error.value is stand_in for stand_in in self._stand_ins)
+            self.fail("failed" if candidates_own else MUST_BE_INSIDE, f"the tests pass a value {error}")
         except wire.WireError as error:
             self.fail("failed", f"the tests pass a value {error}")
         except (ClosedError, DeadlineError, SizeError) as error:

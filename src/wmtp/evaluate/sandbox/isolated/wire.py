@@ -64,6 +64,14 @@ class WireError(ValueError):
     """A value that cannot be encoded, or bytes that are not an encoded value."""
 
 
+class ForeignError(WireError):
+    """A value of a type that does not cross."""
+
+    def __init__(self, value: object, kind: type) -> None:
+        super().__init__(f"of type {kind.__name__!r}, which does not cross between processes")
+        self.value = value
+
+
 def encode(value: object, limit: int, as_dict: tuple[type, ...] = ()) -> bytes:
     """Encode a plain value.
 
@@ -101,7 +109,10 @@ def _write(out: bytearray, value: Any, limit: int, as_dict: tuple[type, ...], de
         return
     kind = type(value)
     if kind not in _PLAIN:
-        kind = _plain_kind(kind, as_dict)
+        plain = _plain_kind(kind, as_dict)
+        if plain is None:
+            raise ForeignError(value, kind)
+        kind = plain
     if kind in _CONTAINERS:
         tag, parts, _ = _CONTAINERS[kind]
         head = len(out)
@@ -120,8 +131,8 @@ def _write(out: bytearray, value: Any, limit: int, as_dict: tuple[type, ...], de
         raise WireError(f"larger than {limit} bytes")
 
 
-def _plain_kind(kind: Any, as_dict: tuple[type, ...]) -> type:
-    """The plain type as which the values of another one are sent."""
+def _plain_kind(kind: Any, as_dict: tuple[type, ...]) -> type | None:
+    """The plain type as which the values of another one are sent; None if there is none."""
     if kind in as_dict:
         return dict
     for base in _BASES:
@@ -129,7 +140,7 @@ def _plain_kind(kind: Any, as_dict: tuple[type, ...]) -> type:
             return base
     if hasattr(kind, "__next__") and kind.__eq__ is object.__eq__:
         return ITERATOR
-    raise _not_plain(kind)
+    return None
 
 
 def _atom(value: Any, kind: type) -> tuple[bytes, bytes]:
@@ -145,11 +156,7 @@ def _atom(value: Any, kind: type) -> tuple[bytes, bytes]:
         return b"b", value
     if value in _NAME_OF_TYPE:
         return b"y", _NAME_OF_TYPE[value]
-    raise _not_plain(kind)
-
-
-def _not_plain(kind: type) -> WireError:
-    return WireError(f"of type {kind.__name__!r}, which is not a plain built-in type")
+    raise ForeignError(value, kind)
 
 
 def _read(data: bytes, at: int, depth: int) -> tuple[object, int]:
