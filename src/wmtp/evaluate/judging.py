@@ -11,7 +11,7 @@ from wmtp import __version__
 from wmtp.config import EvaluateConfig
 from wmtp.errors import WMTPError
 from wmtp.evaluate.samples import Key, SampleFile
-from wmtp.evaluate.sandbox import Limits, Program, StdinProgram, Verdict, describe, execute_all
+from wmtp.evaluate.sandbox import AnyProgram, Limits, Verdict, describe, execute_all
 from wmtp.evaluate.tasks import Problem
 from wmtp.progress import progress
 from wmtp.storage import sha256_text
@@ -92,9 +92,7 @@ def judge_samples(
         )
 
 
-def _programs(
-    file: SampleFile, problems: dict[str, Problem], keys: Sequence[Key]
-) -> Iterator[Program | StdinProgram]:
+def _programs(file: SampleFile, problems: dict[str, Problem], keys: Sequence[Key]) -> Iterator[AnyProgram]:
     return (problems[key.task_id].program(file.completions[key]) for key in keys)
 
 

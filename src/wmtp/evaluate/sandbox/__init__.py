@@ -1,10 +1,23 @@
 """Executing programs that nobody has read: see docs/sandbox.md for what this protects from and what it does not."""
 
-from wmtp.evaluate.sandbox.program import ENTRY_POINT, Case, Execution, Limits, Program, StdinProgram, Verdict
-from wmtp.evaluate.sandbox.runner import describe, execute, execute_all
+from wmtp.evaluate.sandbox.program import (
+    ENTRY_POINT,
+    Call,
+    CallProgram,
+    Case,
+    Execution,
+    Limits,
+    Program,
+    StdinProgram,
+    Verdict,
+)
+from wmtp.evaluate.sandbox.runner import AnyProgram, describe, execute, execute_all
 
 __all__ = [
     "ENTRY_POINT",
+    "AnyProgram",
+    "Call",
+    "CallProgram",
     "Case",
     "Execution",
     "Limits",

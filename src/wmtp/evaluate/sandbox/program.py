@@ -1,12 +1,23 @@
 """What is executed, within which limits, and what came of it."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from typing import Any, Literal
 
 from wmtp.errors import WMTPError
 from wmtp.evaluate.sandbox.isolated.faults import ENTRY_POINT
 
-__all__ = ["ENTRY_POINT", "Case", "Execution", "Limits", "Program", "StdinProgram", "Verdict"]
+__all__ = [
+    "ENTRY_POINT",
+    "Call",
+    "CallProgram",
+    "Case",
+    "Execution",
+    "Limits",
+    "Program",
+    "StdinProgram",
+    "Verdict",
+]
 
 
 class Verdict(StrEnum):
@@ -27,15 +38,16 @@ class Limits:
 
     Attributes:
         cpu_seconds: processor time, start of the interpreter included; rounded up to a whole second. Each case of a
-            `StdinProgram` has as much.
-        wall_seconds: from the start of a process to its last reply; each case of a `StdinProgram` has as much, all of
-            them together the sum. A loose limit: it has to hold on a busy machine.
+            `StdinProgram` or `CallProgram` has as much.
+        wall_seconds: from the start of a process to its last reply; each case has as much, all of them together the
+            sum. A loose limit: it has to hold on a busy machine.
         memory_mib: address space.
         file_mib: size of one file.
         open_files: file descriptors.
         processes: further processes and, at level basic, threads. An ordinary user's other processes count too, so
             that there 0 means none and a small number usually still none.
-        reply_bytes: size of one encoded result, or of what a script writes for one case.
+        reply_bytes: size of one encoded result; of what a script writes for one case, in addition to 16 times the
+            size of what is expected, so that every right output fits.
     """
 
     cpu_seconds: float = 3
@@ -102,8 +114,7 @@ class Case:
 
     Attributes:
         stdin: the program's standard input; a newline is added where its last line has none.
-        stdout: compared token by token (what white space separates); numbers within 1e-5, if at least one of the two
-            has a decimal point or exponent; relative to the expected one, if that has.
+        stdout: what it has to write; see `StdinProgram.comparison`.
     """
 
     stdin: str
@@ -119,16 +130,83 @@ class StdinProgram:
         code: what the candidate wrote; runs as `__main__` and has to end with exit status 0.
         public: cases that the problem's statement shows; run first.
         private: the other cases. The first case that goes wrong is the last one.
+        comparison: "tokens", CodeContests' rule: what white space separates, letters A to Z as small ones; numbers by
+            an absolute difference below 1e-5, but two integers exactly. "lines", LiveCodeBench's: lines without the
+            white space at their ends, and without empty lines at both ends; exactly, or the same numbers exactly.
+        input_file: a name under which the standard input is a file in the working directory, too.
+        output_file: a name of a file there; where the script makes it, its content counts as what it has written.
+        packages: see `Program`.
+        cpu_seconds, wall_seconds, memory_mib: in place of the limits that an evaluation has.
     """
 
     task_id: str
     code: str
     public: tuple[Case, ...]
     private: tuple[Case, ...]
+    comparison: Literal["tokens", "lines"] = "tokens"
+    input_file: str = ""
+    output_file: str = ""
+    packages: tuple[str, ...] = ()
+    cpu_seconds: float | None = None
+    wall_seconds: float | None = None
+    memory_mib: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.public and not self.private:
-            raise WMTPError(f"problem {self.task_id!r} has no cases, so that no program can pass or fail it")
+        _check_cases(self)
+        for name in (self.input_file, self.output_file):
+            if "/" in name or "\0" in name or name in (".", ".."):
+                raise WMTPError(f"problem {self.task_id!r}: {name!r} should be the name of a file")
+
+    def within(self, limits: Limits) -> Limits:
+        """An evaluation's limits, but for those of its own."""
+        return replace(
+            limits,
+            cpu_seconds=self.cpu_seconds or limits.cpu_seconds,
+            wall_seconds=self.wall_seconds or limits.wall_seconds,
+            memory_mib=self.memory_mib or limits.memory_mib,
+        )
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a function is given, and what it has to return, as plain built-in values.
+
+    Attributes:
+        arguments: one after the other.
+        result: compared by `==`; a tuple counts as the list of its elements.
+    """
+
+    arguments: tuple[Any, ...]
+    result: Any
+
+
+@dataclass(frozen=True)
+class CallProgram:
+    """A candidate's function and the calls that it has to answer, each in a process of its own.
+
+    Attributes:
+        task_id: the problem it is meant to solve.
+        code: what the candidate wrote; hostile until shown otherwise.
+        function: the name of its function.
+        public: calls that the problem's statement shows; run first.
+        private: the other calls. The first that goes wrong is the last one.
+        packages: see `Program`.
+    """
+
+    task_id: str
+    code: str
+    function: str
+    public: tuple[Call, ...]
+    private: tuple[Call, ...]
+    packages: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_cases(self)
+
+
+def _check_cases(program: StdinProgram | CallProgram) -> None:
+    if not program.public and not program.private:
+        raise WMTPError(f"problem {program.task_id!r} has no cases, so that no program can pass or fail it")
 
 
 @dataclass(frozen=True)

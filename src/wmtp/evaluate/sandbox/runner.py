@@ -11,10 +11,10 @@ from typing import Any
 from wmtp.evaluate.sandbox.isolated import landlock
 from wmtp.evaluate.sandbox.levels import choose
 from wmtp.evaluate.sandbox.packages import place_of
-from wmtp.evaluate.sandbox.program import Execution, Limits, Program, StdinProgram, Verdict
+from wmtp.evaluate.sandbox.program import CallProgram, Execution, Limits, Program, StdinProgram, Verdict
 from wmtp.evaluate.sandbox.servers import Report, Servers
 
-AnyProgram = Program | StdinProgram
+AnyProgram = Program | StdinProgram | CallProgram
 
 
 def execute(program: AnyProgram, limits: Limits, isolation: str = "auto") -> Execution:
@@ -115,6 +115,7 @@ def _cores() -> int:
 
 
 def _execute(program: AnyProgram, limits: Limits, servers: Servers) -> Execution:
+    limits = program.within(limits) if isinstance(program, StdinProgram) else limits
     report = _attempt(program, limits, servers)
     seconds = report.seconds
     if report.verdict == Verdict.ERROR and not report.final:
@@ -127,8 +128,7 @@ def _execute(program: AnyProgram, limits: Limits, servers: Servers) -> Execution
 
 def _attempt(program: AnyProgram, limits: Limits, servers: Servers) -> Report:
     started = time.monotonic()
-    packages = program.packages if isinstance(program, Program) else ()
-    if missing := [name for name in packages if place_of(name) is None]:
+    if missing := [name for name in program.packages if place_of(name) is None]:
         return Report(
             "error", f"the tests need the package {missing[0]!r}, which is not installed here", final=True
         )
@@ -141,16 +141,26 @@ def _attempt(program: AnyProgram, limits: Limits, servers: Servers) -> Report:
 
 def _request(program: AnyProgram, limits: Limits, level: str) -> dict[str, Any]:
     code = program.code.removeprefix("\ufeff")  # as from a file
-    plan: dict[str, Any] = {**asdict(limits), "level": level, "packages": {}, "preload": []}
+    places = {name: place for name in program.packages if (place := place_of(name))}
+    texts = (code, program.setup, *program.tests) if isinstance(program, Program) else (code,)
+    preload = [name for name in places if any(name in text for text in texts)]
+    plan = {**asdict(limits), "level": level, "packages": places, "preload": preload}
     request: dict[str, Any] = {"plan": plan, "code": code}
     if isinstance(program, StdinProgram):
-        cases = (program.public, program.private)
-        request["cases"] = tuple([(case.stdin, case.stdout) for case in kind] for kind in cases)
+        kinds = (program.public, program.private)
+        request |= {
+            "cases": tuple([(case.stdin, case.stdout) for case in kind] for kind in kinds),
+            "comparison": program.comparison,
+            "input_file": program.input_file,
+            "output_file": program.output_file,
+        }
+    elif isinstance(program, CallProgram):
+        calls = (program.public, program.private)
+        request |= {
+            "cases": tuple([(list(call.arguments), call.result) for call in kind] for kind in calls),
+            "function": program.function,
+        }
     else:
-        places = {name: place for name in program.packages if (place := place_of(name))}
-        texts = (code, program.setup, *program.tests)
-        plan["packages"] = places
-        plan["preload"] = [name for name in places if any(name in text for text in texts)]
         request |= {
             "setup": program.setup,
             "tests": list(program.tests),

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from wmtp.config import EvaluateConfig
 from wmtp.errors import WMTPError
 from wmtp.evaluate.rows import Row, read_rows
-from wmtp.evaluate.sandbox import Program, StdinProgram
+from wmtp.evaluate.sandbox import AnyProgram
 from wmtp.storage import why_no_file
 
 
@@ -26,7 +26,7 @@ class Problem:
 
     task_id: str
     prompt: str
-    program: Callable[[str], Program | StdinProgram]
+    program: Callable[[str], AnyProgram]
     reference: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 

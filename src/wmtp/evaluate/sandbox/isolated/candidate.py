@@ -81,6 +81,7 @@ def _run(code: str, channel: Channel) -> None:
     os.dup2(channel.write_fd, 1)
     channel.close()
     _renew_standard_output()
+    sys.set_int_max_str_digits(0)  # the limits on time and output hold
     module = _new_module("__main__")
     module.__file__ = sys.argv[0]
 

@@ -78,8 +78,8 @@ def conduct(request: Any, user: int | None, facts: dict[str, bool], report: Call
     """Judge one program.
 
     Args:
-        request: `plan`, the limits; `code`; and either `cases`, public and private ones, each (stdin, stdout), or
-            `setup`, `tests`, `tests_inside`, `entry_point` and `defines`.
+        request: `plan`, the limits; `code`; and either `cases` (see `stdio.judge`), or `setup`, `tests`,
+            `tests_inside`, `entry_point` and `defines`.
         user: an id for the candidate to become, if this process can change it.
         facts: what is already known of the isolation.
         report: is told when a candidate's process has started, and the verdict.
@@ -103,8 +103,7 @@ def conduct(request: Any, user: int | None, facts: dict[str, bool], report: Call
     try:
         plan["filter"] = system_call_filter(plan)
         if "cases" in request:
-            shown, hidden = request["cases"]
-            verdict, message, public = stdio.judge(plan, request["code"], shown, hidden, start)
+            verdict, message, public = stdio.judge(request, start)
         else:
             inside = request["tests_inside"]
             verdict, message = _judge_tests(plan, request, start, inside)

@@ -124,7 +124,7 @@ class Candidate:
             self._lost(DeadlineError())
         if ended[0] != 0:
             last = written.rstrip().rpartition("\n")[2]
-            self._refuse_end(ended, f"; it last wrote {_show(last)}" if last else "")
+            self._refuse_end(ended, f"; it last wrote {show(last)}" if last else "")
         return written
 
     def test(self, tests: Tests, token: str) -> tuple[int, str, bool] | None:
@@ -167,7 +167,7 @@ class Candidate:
         if reply == ("class",):
             self.fail("failed", cannot_cross(name, "a class"))
         if reply == ("callable",):
-            return "function", self._stand_in(name)
+            return "function", self.stand_in(name)
         if reply[0] == "module" and [type(part) for part in reply[1:]] == [str]:
             self.gave_values = self.gave_modules = True
             return "module", reply[1]
@@ -181,9 +181,11 @@ class Candidate:
         if self.last_call is None:
             return ""
         name, args, kwargs, value = self.last_call
-        return f"{_call(name, args, kwargs)} returned {_show(value)}"
+        return f"{_call(name, args, kwargs)} returned {show(value)}"
 
-    def _stand_in(self, name: str) -> Callable[..., object]:
+    def stand_in(self, name: str) -> Callable[..., object]:
+        """A function that has the candidate's of that name called."""
+
         def call(*args: object, **kwargs: object) -> object:
             reply = self._ask("call", name, list(args), kwargs)
             if reply[0] != "value" or len(reply) != 2:
@@ -307,11 +309,12 @@ def cannot_cross(name: str, what: str) -> str:
 
 
 def _call(name: str, args: tuple[object, ...], kwargs: dict[str, object]) -> str:
-    given = [_show(arg) for arg in args] + [f"{key}={_show(arg)}" for key, arg in kwargs.items()]
+    given = [show(arg) for arg in args] + [f"{key}={show(arg)}" for key, arg in kwargs.items()]
     return f"{name}({', '.join(given)})"
 
 
-def _show(value: object) -> str:
+def show(value: object) -> str:
+    """A value as messages quote it."""
     if type(value) is wire.ITERATOR:
         return "an iterator"
     try:

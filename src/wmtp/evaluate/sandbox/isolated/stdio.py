@@ -1,10 +1,14 @@
-"""Judging a script by what it writes: one process a case, in a directory of its own."""
+"""Judging a program case by case, in a process and a directory of its own each time: scripts by what they write, and
+functions by what they return.
+"""
 
 from __future__ import annotations
 
 import os
+import stat
 
-from .session import Failure
+from .outputs import difference
+from .session import Failure, Unable, show
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,78 +17,85 @@ if TYPE_CHECKING:
 
     from .session import Candidate
 
-    Cases = list[tuple[str, str]]
+    Start = Callable[..., Candidate]
 
-_TOLERANCE = 1e-5
-_SHOWN = 60
+_TIMES_EXPECTED = 16
+"""A number of one digit may be written with as many characters, and its separator."""
+_MIB = 1 << 20
 
 
-def judge(
-    plan: Any, code: str, public: Cases, private: Cases, start: Callable[[Any, str], Candidate]
-) -> tuple[str, str, bool | None]:
-    """Run a script on every case, the public ones first, until one goes wrong.
+def judge(request: Any, start: Start) -> tuple[str, str, bool | None]:
+    """Judge a program on every case, the public ones first, until one goes wrong.
 
     Args:
-        plan: limits of each case.
-        code: the candidate's.
-        public: (stdin, stdout).
-        private: (stdin, stdout).
+        request: `plan`, the limits of each case; `code`; `cases`, public and private ones. For a script, whose
+            cases are (stdin, stdout), `comparison`, `input_file` and `output_file`; for a function, whose cases are
+            (arguments, result), its name as `function`.
         start: starts and confines a process, with a plan and a standard input.
 
     Returns:
         Verdict, message, and whether all public cases passed.
 
     Raises:
-        Unable: a process could not be prepared.
+        Unable: a process could not be prepared, or a case is nothing that a program can be given or answer.
     """
-    for position, (stdin, expected) in enumerate((*public, *private)):
+    public, private = request["cases"]
+    wrong_in = _wrong_result if "function" in request else _wrong_output
+    for position, case in enumerate((*public, *private)):
+        is_public = position < len(public)
+        number, of = (position, public) if is_public else (position - len(public), private)
+        where = f"{'public' if is_public else 'private'} case {number + 1} of {len(of)}: "
         try:
-            candidate = start({**plan, "workdir": _new_directory(plan)}, stdin)
-            try:
-                wrong = difference(candidate.run(code), expected)
-            finally:
-                candidate.stop()
+            wrong = wrong_in(request, case, start)
             if wrong:
                 raise Failure("failed", wrong)
         except Failure as failure:
-            is_public = position < len(public)
-            number, of = (position, public) if is_public else (position - len(public), private)
-            kind = "public" if is_public else "private"
-            return failure.verdict, f"{kind} case {number + 1} of {len(of)}: {failure.message}", not is_public
+            return failure.verdict, where + failure.message, not is_public
+        except Unable as error:
+            raise Unable(where + str(error)) from None
     return "passed", "", True
 
 
-def difference(written: str, expected: str) -> str:
-    """What distinguishes two outputs, token by token; empty if nothing does."""
-    ours, theirs = written.split(), expected.split()
-    for position, (token, right) in enumerate(zip(ours, theirs, strict=False), 1):
-        if not agree(token, right):
-            return f"token {position} is {_show(token)}, not {_show(right)}"
-    return "" if len(ours) == len(theirs) else f"{len(ours)} tokens instead of {len(theirs)}"
-
-
-def agree(token: str, right: str) -> bool:
-    """Whether a token is the expected one: the same, or nearly the same number where one of them is no integer.
-
-    "Nearly" is relative to the expected one only if that is no integer, so that 1e9 is not 1000000007.
-    """
-    if token == right:
-        return True
-    if _is(int, token) and _is(int, right):
-        return False
-    if not (_is(float, token) and _is(float, right)):
-        return False
-    scale = 1.0 if _is(int, right) else max(1.0, abs(float(right)))
-    return abs(float(token) - float(right)) <= _TOLERANCE * scale < float("inf")
-
-
-def _is(kind: type[int] | type[float], token: str) -> bool:
-    """Whether a token is a literal of this kind, as programs write them."""
+def _wrong_output(request: Any, case: tuple[str, str], start: Start) -> str:
+    """What is wrong with what a script writes; empty if nothing is."""
+    given, expected = _as_bytes(case[0], "input"), _as_bytes(case[1], "output")
+    limit = request["plan"]["reply_bytes"] + _TIMES_EXPECTED * len(expected)
+    plan = {**request["plan"], "reply_bytes": limit, "workdir": _new_directory(request["plan"])}
+    if request["input_file"]:
+        _put_file(plan, request["input_file"], given)
+    if request["output_file"]:
+        plan["file_mib"] = max(plan["file_mib"], -(-limit // _MIB))
+    candidate = start(plan, case[0])
     try:
-        kind(token)
-    except ValueError:
-        return False
-    return token.isascii() and "_" not in token
+        written = candidate.run(request["code"])
+    finally:
+        candidate.stop()
+    if request["output_file"]:
+        written = _file_content(os.path.join(plan["workdir"], request["output_file"]), limit, written)
+    return difference(written, case[1], request["comparison"])
+
+
+def _wrong_result(request: Any, case: tuple[list[object], object], start: Start) -> str:
+    """What is wrong with what a function returns; empty if nothing is. A tuple counts as the list of its elements."""
+    arguments, expected = case
+    candidate = start({**request["plan"], "workdir": _new_directory(request["plan"])})
+    try:
+        candidate.define(request["code"])
+        if candidate.look_up(request["function"]) is None:
+            return f"the program does not define {request['function']!r}"
+        result = candidate.stand_in(request["function"])(*arguments)
+    finally:
+        candidate.stop()
+    if (list(result) if type(result) is tuple else result) == expected:
+        return ""
+    return f"{candidate.describe_last_call()}, not {show(expected)}"
+
+
+def _as_bytes(text: str, what: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise Unable(f"its {what} is no text: {error.reason} ({text[error.start]!r})") from None
 
 
 def _new_directory(plan: Any) -> str:
@@ -97,5 +108,32 @@ def _new_directory(plan: Any) -> str:
     return directory
 
 
-def _show(token: str) -> str:
-    return repr(token if len(token) <= _SHOWN else token[:_SHOWN] + "…")
+def _put_file(plan: Any, name: str, content: bytes) -> None:
+    """Give a program a file to read."""
+    path = os.path.join(plan["workdir"], name)
+    with open(path, "xb") as file:
+        file.write(content if content.endswith(b"\n") else content + b"\n")
+    if plan["user"] is not None:
+        os.chown(path, plan["user"], plan["user"])
+
+
+def _file_content(path: str, limit: int, otherwise: str) -> str:
+    """What is in a file that a program may have written; it may as well be a link, a pipe, or not there at all.
+
+    Args:
+        otherwise: for a file that is not there.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        return otherwise
+    except OSError as error:
+        raise Failure("failed", f"its output file cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise Failure("failed", "its output file is no file")
+    with open(fd, "rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise Failure("failed", f"more than {limit} bytes written")
+    return content.decode("utf-8", "surrogateescape")
