@@ -89,7 +89,7 @@ def test_a_rank_that_holds_up_the_others_is_named_once_and_the_run_ends(port: in
     processes = start(port, sleep_in_data)
     assert finish(processes) == [1, 1]
     expected = (
-        r"wmtp: rank 1 has been in 'data' after step 41 for \d s while the others wait in 'forward' after step 41 "
+        r"wmtp: rank 1 has been in 'data' after step 41 for \d+ s while the others wait in 'forward' after step 41 "
         r"\(devices\.collective_timeout 1\.5 s\); go on with --resume auto\n"
     )
     assert re.fullmatch(expected, errors())
@@ -123,7 +123,7 @@ def kill_oneself(beating: Heartbeat, rank: int) -> None:
 
 
 def test_a_collective_that_fails_names_the_rank_that_died(port: int) -> None:
-    assert finish(start(port, kill_oneself)) == [7, -signal.SIGKILL]
+    assert finish(start(port, kill_oneself, timeout=30)) == [7, -signal.SIGKILL]
     last_seen = (
         "lost: rank 1 no longer answers, last seen in 'forward' after step 41; go on with --resume auto\n"
     )
@@ -138,7 +138,7 @@ def fail_alone(beating: Heartbeat, rank: int) -> None:
 
 
 def test_a_collective_that_fails_tells_the_error_of_the_rank_that_left(port: int) -> None:
-    assert finish(start(port, fail_alone)) == [7, 7]
+    assert finish(start(port, fail_alone, timeout=30)) == [7, 7]
     assert "lost: rank 1 failed: OSError: the disk of rank 1 is gone; go on" in Path("errors0").read_text()
     assert Path("errors1").read_text() == "the disk of rank 1 is gone\n"
     told = json.loads(Path("heartbeat.json").read_text())["ranks"]
@@ -149,15 +149,15 @@ def test_a_collective_that_fails_tells_the_error_of_the_rank_that_left(port: int
 def take_long(beating: Heartbeat, rank: int) -> None:
     for _ in range(8):
         beating.at(41, "validate")
-        time.sleep(0.4)
+        time.sleep(0.6)
         meet()
 
 
 @pytest.mark.slow
 def test_work_that_goes_on_may_take_long(port: int) -> None:
     started = time.monotonic()
-    assert finish(start(port, take_long)) == [7, 7]
-    assert time.monotonic() - started > TIMEOUT
+    assert finish(start(port, take_long, timeout=4)) == [7, 7]
+    assert time.monotonic() - started > 4
     assert errors() == ""
 
 

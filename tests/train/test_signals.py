@@ -14,8 +14,8 @@ import ctypes, signal, sys, time
 from wmtp.train import signals
 from wmtp.train.signals import Stopped, StopRequest
 
-signals.ECHO_SECONDS, signals.UNWINDING_SECONDS = 0.5, 0.5
-timeout, saving, then = float(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+timeout, saving, then, signals.ECHO_SECONDS = float(sys.argv[1]), float(sys.argv[2]), sys.argv[3], float(sys.argv[4])
+signals.UNWINDING_SECONDS = 0.5
 try:
     with StopRequest(timeout, lambda: "the last checkpoint is runs/x") as stop:
         print("training", flush=True)
@@ -39,9 +39,9 @@ except KeyboardInterrupt:
 """
 
 
-def start(timeout: float, saving: float, then: str = "") -> subprocess.Popen[str]:
+def start(timeout: float, saving: float, then: str = "", echo: float = 0.5) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", TRAINING, str(timeout), str(saving), then],
+        [sys.executable, "-c", TRAINING, str(timeout), str(saving), then, str(echo)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -64,7 +64,7 @@ def test_a_signal_is_answered_by_saving_and_by_its_status(signum: signal.Signals
 
 
 def test_the_echo_of_a_signal_is_no_second_one() -> None:
-    process = start(60, saving=1)
+    process = start(60, saving=1, echo=30)
     for signum in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         process.send_signal(signum)
         time.sleep(0.05)
@@ -76,11 +76,13 @@ def test_the_echo_of_a_signal_is_no_second_one() -> None:
 def test_a_second_signal_acts_as_usual(signum: signal.Signals, status: int) -> None:
     process = start(60, saving=60)
     process.send_signal(signum)
-    time.sleep(1)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "saving\n"
+    time.sleep(1)  # no echo of the first one
     process.send_signal(signum)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == status
-    assert output == ("saving\ninterrupted\n" if signum == signal.SIGINT else "saving\n")
+    assert output == ("interrupted\n" if signum == signal.SIGINT else "")
 
 
 @pytest.mark.slow
@@ -98,7 +100,7 @@ def test_saving_has_a_deadline(signum: signal.Signals, status: int) -> None:
     process = start(0.5, saving=60)
     process.send_signal(signum)
     output, errors = process.communicate(timeout=30)
-    assert output == "saving\n"
+    assert "saved" not in output
     late = "wmtp: could not save within 0.5 s (devices.stop_timeout); the last checkpoint is runs/x\n"
     assert (process.returncode, errors) == (status, late)
 
@@ -121,8 +123,11 @@ def test_the_deadline_holds_while_the_main_thread_is_blocked() -> None:
 def test_a_second_signal_ends_a_blocked_process() -> None:
     process = start(60, 60, "block")
     process.send_signal(signal.SIGINT)
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
+    for _ in range(20):  # on a busy machine the second may be taken for an echo of the first
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        if process.poll() is not None:
+            break
     assert process.communicate(timeout=30) == ("", "")
     assert process.returncode == 130
 

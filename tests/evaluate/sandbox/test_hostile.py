@@ -93,7 +93,7 @@ def test_descendants_die_even_where_they_are_allowed(name: str, place: Path, lev
     started = time.monotonic()
     execution = execute(Program(name, HOSTILE[name], TESTS), allowing, level)
     assert execution.verdict in (Verdict.FAILED, Verdict.TIMEOUT)
-    assert time.monotonic() - started < allowing.wall_seconds + 1
+    assert time.monotonic() - started < allowing.wall_seconds + 20  # they would go on for 1000 s
     if LINUX:
         assert survivors(place) == []
     assert list(place.iterdir()) == []
