@@ -64,6 +64,10 @@ def evaluation_table(result: Mapping[str, Any]) -> Table:
     temperatures = result.get("temperature") or []
     table.add_row("problems × samples", f"{result['problems']:,} × {samples}" + _times(len(temperatures)))
     table.add_row("verdicts", ", ".join(f"{n:,} {verdict}" for verdict, n in result["verdicts"].items()))
+    for line in result["left_out"]:
+        table.add_row("left out", line)
+    if unchecked := result["solutions"]["unchecked"]:
+        table.add_row("unchecked", f"{unchecked:,} of {result['problems']:,} problems bring no solution")
     if result["judged_inside"]:
         table.add_row("judged inside the sandbox", _listed(result["judged_inside"]))
     decoding = result["decoding"]

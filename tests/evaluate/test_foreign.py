@@ -179,8 +179,8 @@ def test_stopped_and_repeated(
 
     monkeypatch.setattr(judging, "execute_all", counting)
     with pytest.raises(KeyboardInterrupt):
-        evaluate_samples(path, recipe)
-    result = evaluate_samples(path, recipe)
+        evaluate_samples(path, recipe, path.parent)
+    result = evaluate_samples(path, recipe, path.parent)
     assert executed == 6
     assert result["verdicts"] == {"passed": 6}
 
@@ -192,4 +192,4 @@ def test_a_task_without_problems(write_lines: Write) -> None:
         {"data": {"tinycode": sizes}, "evaluate": {"task": "tinycode", "allow_code_execution": True}}
     )
     with pytest.raises(WMTPError, match=r"^evaluate\.task tinycode: has no problems$"):
-        evaluate_samples(path, recipe, None)
+        evaluate_samples(path, recipe, path.parent, None)

@@ -75,7 +75,7 @@ def run(
     def evaluated(file: Path, origin: dict[str, Any] = ORIGIN, **settings: Any) -> dict[str, Any]:
         recipe = recipe_for(path, **settings)
         task = TASKS.create("humaneval", recipe)
-        return evaluate(model, tokenizer, task, recipe, file, origin)
+        return evaluate(model, tokenizer, task, recipe, file, origin, file.parent)
 
     return evaluated
 
@@ -286,13 +286,19 @@ def test_programs_that_could_not_be_judged_are_not_scored_but_tried_again(
 
     with monkeypatch.context() as patched:
         patched.setattr(judging, "execute_all", unlucky)
-        with pytest.raises(
-            WMTPError, match=r"could not judge 2 of 12 programs.*\(no process\).*repeat the command"
-        ):
-            run(tmp_path / "s.jsonl")
-    lines = lines_of(tmp_path / "s.jsonl")
-    assert sum("verdict" in line for line in lines) == 10
-    assert not any(line.get("verdict") == "error" for line in lines)
+        result = run(tmp_path / "s.jsonl")
+    broken = [line for line in lines_of(tmp_path / "s.jsonl") if line["verdict"] == "error"]
+    assert len(broken) == 2
+    assert {(line["passed"], line["result"]) for line in broken} == {(None, "error: no process")}
+    names = list(dict.fromkeys(line["task_id"] for line in broken))
+    assert [each["task_id"] for each in result["excluded"]] == names
+    assert [each["task_id"] for each in result["by_problem"]] == [
+        each["task_id"] for each in whole[1]["by_problem"] if each["task_id"] not in names
+    ]
+    assert result["problems"] == 3 - len(names)
+    assert sum(result["verdicts"].values()) == 4 * (3 - len(names))
+    (line,) = result["left_out"]
+    assert f"2 of {4 * len(names)} programs could not be judged: {names[0]} (error: no process)" in line
     assert run(tmp_path / "s.jsonl") == whole[1]
 
 
@@ -374,7 +380,7 @@ def test_a_task_without_problems(
 ) -> None:
     recipe = Recipe.model_validate({"evaluate": {"task": "mine:OwnTask"}})
     with pytest.raises(WMTPError, match=r"^evaluate\.task own: has no problems$"):
-        evaluate(model, tokenizer, OwnTask(count=0), recipe, tmp_path / "s.jsonl", ORIGIN)
+        evaluate(model, tokenizer, OwnTask(count=0), recipe, tmp_path / "s.jsonl", ORIGIN, tmp_path)
     assert not (tmp_path / "s.jsonl").exists()
 
 
@@ -394,7 +400,7 @@ def test_a_body_keeps_its_indentation_with_a_tokenizer_that_strips_a_space(
     monkeypatch.setattr("wmtp.evaluate.generation.generate", answer)
     recipe = recipe_for(write_lines("he.jsonl", functions), samples=1, k=[1], temperature=0)
     task, model = TASKS.create("humaneval", recipe), small_model(1, len(spaced))
-    result = evaluate(model, spaced, task, recipe, tmp_path / "s.jsonl", ORIGIN)
+    result = evaluate(model, spaced, task, recipe, tmp_path / "s.jsonl", ORIGIN, tmp_path)
     assert result["verdicts"] == {"passed": 3}
 
 
@@ -404,7 +410,7 @@ def test_a_task_of_ones_own_and_its_stop_strings(
     recipe = Recipe.model_validate({"evaluate": {"task": "mine:OwnTask", "max_new_tokens": 12}})
 
     def completion(stop: tuple[str, ...], name: str) -> tuple[str, int]:
-        result = evaluate(model, tokenizer, OwnTask(stop), recipe, tmp_path / name, ORIGIN)
+        result = evaluate(model, tokenizer, OwnTask(stop), recipe, tmp_path / name, ORIGIN, tmp_path)
         assert result["protocol"] == "greedy (changed: max_new_tokens=12)"
         (line,) = lines_of(tmp_path / name)
         return str(line["completion"]), result["decoding"]["tokens"]

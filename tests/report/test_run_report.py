@@ -32,6 +32,14 @@ def test_a_run_page_has_its_numbers(run: Path) -> None:
     assert "updates were skipped" not in text
 
 
+def test_problems_that_are_in_no_number_are_told(run: Path) -> None:
+    path = run / "evaluation-tinycode.json"
+    assert "left out" not in write_run_report(run).read_text()
+    evaluation = json.loads(path.read_text())
+    path.write_text(json.dumps(evaluation | {"left_out": ["1 problem that <nobody> solves"]}))
+    assert "left out: 1 problem that &lt;nobody&gt; solves." in write_run_report(run).read_text()
+
+
 def test_skipped_steps_and_bad_scores_are_told(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for line in lines:

@@ -16,10 +16,10 @@ from wmtp.config import EvaluateConfig, TinycodeConfig
 from wmtp.data import tinycode
 from wmtp.data.dataset import groups_by_prompt
 from wmtp.errors import WMTPError
+from wmtp.evaluate import verdicts as module
 from wmtp.evaluate.sandbox import Execution, Program, Verdict, describe
-from wmtp.weighting import rewards as module
+from wmtp.evaluate.verdicts import VERDICTS
 from wmtp.weighting.rewards import (
-    VERDICTS,
     check_rewards,
     field_rewards,
     group_advantages,
@@ -214,7 +214,9 @@ def test_a_verdict_is_on_disk_when_the_next_program_runs(
     assert lines == [0, 1, 2]
 
 
-@pytest.mark.parametrize("tail", ["", '{"program": "abc", "verd', '{"program": "abc"}', "7\n", "\0\0\0"])
+@pytest.mark.parametrize(
+    "tail", ["", '{"program": "abc", "verd', '{"program": "abc", "verdict": "passed"}', "7\n", "\0\0\0"]
+)
 def test_a_damaged_line_counts_as_not_written(tail: str, tmp_path: Path, sandbox: Any) -> None:
     sandbox()
     judge(["pass", "x", "y"], tmp_path)

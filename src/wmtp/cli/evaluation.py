@@ -133,11 +133,11 @@ def _evaluate_samples(
         raise WMTPError(f"--samples: goes without a run ({overrides[0]}); name the task with --task")
     if task is None:
         raise WMTPError("--samples: say with --task which task the completions are for")
-    found, _ = load(None, config, [*_other_task(task), *overrides, *consent_overrides(consent)])
+    found, environment = load(None, config, [*_other_task(task), *overrides, *consent_overrides(consent)])
     from wmtp.evaluate.foreign import evaluate_samples
 
     wanted = None if k is None else _whole_numbers("--k", k)
-    console().print(evaluation_table(evaluate_samples(samples, found, wanted)))
+    console().print(evaluation_table(evaluate_samples(samples, found, Path(environment.paths.cache), wanted)))
     print(f"results: {samples}_results.jsonl, {samples}_evaluation.json")
     show_next(shlex.join(["wmtp", "evaluate", "RUN", "--task", task, *overrides, "--allow-code-execution"]))
 

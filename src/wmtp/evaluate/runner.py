@@ -10,6 +10,7 @@ from wmtp.config import Config, EvaluateConfig, Recipe
 from wmtp.data.tokenizer import encode, load_tokenizer
 from wmtp.decode.stopping import StopStrings
 from wmtp.environment import choose_device, choose_dtype, configure_torch
+from wmtp.evaluate.exclusions import check_solutions, exclude
 from wmtp.evaluate.generation import Generator
 from wmtp.evaluate.judging import (
     judge_samples,
@@ -58,7 +59,9 @@ def evaluate_run(run: Path, recipe: Recipe, config: Config) -> dict[str, Any]:
     location, model, tokenizer = trained_model(run, config)
     origin = model_origin(location, model)
     path = evaluation_path(run, recipe)
-    result = evaluate(model, tokenizer, task, recipe, samples_path(run, recipe), origin, path)
+    result = evaluate(
+        model, tokenizer, task, recipe, samples_path(run, recipe), origin, Path(config.paths.cache), path
+    )
     result["checkpoint"] = location.name
     write_json(path, result)
     return result
@@ -93,9 +96,10 @@ def evaluate(
     recipe: Recipe,
     samples: Path,
     origin: dict[str, Any],
+    cache: Path,
     result: Path | None = None,
 ) -> dict[str, Any]:
-    """Generate the protocol's completions of each problem, execute them, and sum up.
+    """Check the problems, generate the protocol's completions of each, execute them, and sum up.
 
     Args:
         model: in the dtype and on the device that it decodes in.
@@ -104,10 +108,12 @@ def evaluate(
         recipe: its `evaluate` and its seed count.
         samples: the file that completions and verdicts are written to, and taken from where they are there.
         origin: what the model is, as JSON values; samples of another origin are set aside.
+        cache: a folder that keeps the verdicts on the problems' own solutions.
         result: where the caller writes what this returns, if it does; set aside with the samples it was made of.
     """
     config, settings = recipe.evaluate, recipe.evaluate.settings
     problems = problems_of(task, settings.limit)
+    solutions = check_solutions(task.name, problems, config, cache)
     texts = [problem.prompt for problem in problems]
     prompts_digest = sha256_text(*texts)
     prompts = {p.task_id: ids for p, ids in zip(problems, encode(tokenizer, texts), strict=True)}
@@ -137,16 +143,17 @@ def evaluate(
             judge_samples(file, problems, order, config)
         file.finish(order)
         decoding = generator.speculation(order, prompts, file)
-        judged = Judged(problems, file.completions, file.executions)
+        judged, exclusions = exclude(Judged(problems, file.completions, file.executions), solutions)
     return {
         "task": task.name,
         "protocol": settings.label,
         "prompts_sha256": prompts_digest,
-        "problems": len(problems),
+        "problems": len(judged.problems),
         "samples_per_problem": settings.samples,
         "temperature": settings.all_temperatures,
         "top_p": settings.top_p,
         **summarise(judged, settings.temperatures, settings.submissions),
+        **exclusions,
         "settings": asdict(settings),
         "decoding": decoding,
         "sandbox": describe(config.sandbox),

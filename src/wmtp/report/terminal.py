@@ -84,6 +84,8 @@ def run_summary(run_dir: Path) -> Table:
             for k, found in evaluation.pass_at.items()
         )
         table.add_row(visible(evaluation.task), f"{shares} of {evaluation.problems} problems")
+        for line in evaluation.left_out:
+            table.add_row("", f"left out: {visible(line)}")
     return table
 
 

@@ -1,9 +1,7 @@
 """One reward for every row, and what rewards say about answers to the same prompt."""
 
-import json
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +10,9 @@ from numpy.typing import NDArray
 from wmtp.config import EvaluateConfig
 from wmtp.data.sources import Row
 from wmtp.errors import WMTPError
-from wmtp.evaluate.judging import judging_conditions, require_consent, sandbox_limits
-from wmtp.evaluate.sandbox import Program, Verdict, execute_all
-from wmtp.progress import progress
-from wmtp.storage import sha256_text
-
-VERDICTS = "verdicts.jsonl"
+from wmtp.evaluate.judging import require_consent
+from wmtp.evaluate.sandbox import Program, Verdict
+from wmtp.evaluate.verdicts import judge_once
 
 
 def check_rewards(rewards: NDArray[np.float64], where: str) -> None:
@@ -64,8 +59,7 @@ def verifier_rewards(
 ) -> NDArray[np.float64]:
     """[rows] float64: 1 where a completion passes its row's own tests in the sandbox, otherwise 0.
 
-    Verdicts are kept in `cache`, one line each as they come, by program, tests and conditions of judging: what has
-    been judged once is not executed again, and an interrupted run goes on where it stopped.
+    What was judged once is not executed again: verdicts are kept in `cache` (see `judge_once`).
 
     Args:
         rows: with `test_list` and, where the tests need it, `test_setup_code`.
@@ -76,15 +70,20 @@ def verifier_rewards(
             rewards are equal.
     """
     require_consent(config)
-    conditions = json.dumps(judging_conditions(config))
-    programs: dict[str, Program] = {}
-    keys = []
-    for index, (row, completion) in enumerate(zip(rows, completions, strict=True)):
-        program = _program(row, index, completion)
-        keys.append(_key(program, conditions))
-        programs.setdefault(keys[-1], program)
-    verdicts = _judge(programs, config, cache / VERDICTS)
-    rewards = np.array([verdicts[key] is Verdict.PASSED for key in keys], dtype=np.float64)
+    programs = [
+        _program(row, index, completion)
+        for index, (row, completion) in enumerate(zip(rows, completions, strict=True))
+    ]
+    executions = judge_once(programs, config, cache, "verify")
+    broken = [pair for pair in zip(programs, executions, strict=True) if pair[1].verdict is Verdict.ERROR]
+    if broken:
+        count = len({(program.code, program.setup, program.tests) for program, _ in broken})
+        first, execution = broken[0]
+        raise WMTPError(
+            f"critic.reward verifier: the sandbox failed on {count} programs, which are not scored, the "
+            f"first of them {first.task_id}: {execution.message}"
+        )
+    rewards = np.array([each.verdict is Verdict.PASSED for each in executions], dtype=np.float64)
     check_rewards(rewards, "critic.reward verifier")
     return rewards
 
@@ -97,53 +96,6 @@ def _program(row: Row, index: int, completion: str) -> Program:
             f"(and text in 'test_setup_code', if any); it has {', '.join(row) or 'none'}"
         )
     return Program(f"row {index}", completion, tuple(tests), setup)
-
-
-def _key(program: Program, conditions: str) -> str:
-    return sha256_text(conditions, program.code, program.setup, *program.tests)
-
-
-def _judge(programs: Mapping[str, Program], config: EvaluateConfig, path: Path) -> dict[str, Verdict]:
-    """The verdict on each program by its key, executing those that the file does not know."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    known = _read_verdicts(text)
-    found = {key: known[key] for key in programs if key in known}
-    todo = [key for key in programs if key not in known]
-    if not todo:
-        return found
-    broken: dict[str, str] = {}
-    passed = sum(verdict is Verdict.PASSED for verdict in found.values())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8", buffering=1) as file, progress("verify", len(programs)) as update:
-        if text and not text.endswith("\n"):
-            file.write("\n")
-        limits = sandbox_limits(config)
-        executions = execute_all([programs[key] for key in todo], limits, config.workers, config.sandbox)
-        for index, execution in executions:
-            if execution.verdict is Verdict.ERROR:
-                broken[todo[index]] = execution.message
-                continue
-            found[todo[index]] = execution.verdict
-            file.write(json.dumps({"program": todo[index], "verdict": str(execution.verdict)}) + "\n")
-            passed += execution.verdict is Verdict.PASSED
-            update(len(found), f"{passed} passed")
-    if broken:
-        first = next(key for key in todo if key in broken)
-        raise WMTPError(
-            f"critic.reward verifier: the sandbox failed on {len(broken)} programs, which are not scored, the "
-            f"first of them {programs[first].task_id}: {broken[first]}"
-        )
-    return found
-
-
-def _read_verdicts(text: str) -> dict[str, Verdict]:
-    """Verdicts by program; a line that was cut off counts as not written."""
-    found = {}
-    for line in text.splitlines():
-        with suppress(ValueError, KeyError, TypeError):
-            record = json.loads(line)
-            found[record["program"]] = Verdict(record["verdict"])
-    return found
 
 
 def group_advantages(rewards: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -22,6 +22,8 @@ class Problem:
         program: what is executed to judge a completion.
         reference: a program that solves it, where completions are compared with one.
         metadata: JSON values that the results carry along, for grouping.
+        solution: a completion that should pass; judged before any sample, and where it does not pass, the problem is
+            in no number.
     """
 
     task_id: str
@@ -29,6 +31,7 @@ class Problem:
     program: Callable[[str], AnyProgram]
     reference: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    solution: str | None = None
 
 
 class Task(Protocol):

@@ -33,7 +33,8 @@ def _problem(row: Row, kind: Prompt) -> Problem:
     if "def check(" not in test:
         raise WMTPError(f"{row.place}: 'test' should define check(candidate)")
     prompt = published.strip() if kind == "stripped" else published
-    return Problem(task_id, prompt, checked_program(task_id, prompt, test, name))
+    program = checked_program(task_id, prompt, test, name)
+    return Problem(task_id, prompt, program, solution=_solution(row, published, prompt))
 
 
 def checked_program(task_id: str, prompt: str, test: str, entry_point: str) -> Callable[[str], Program]:
@@ -55,3 +56,11 @@ def checked_program(task_id: str, prompt: str, test: str, entry_point: str) -> C
     }
     tests = (test, f"check({ENTRY_POINT})")
     return lambda completion: Program(task_id, prompt + completion, tests, **facts)
+
+
+def _solution(row: Row, published: str, prompt: str) -> str | None:
+    """The row's own solution, as a completion of the prompt."""
+    if "canonical_solution" not in row.values:
+        return None
+    whole = published + row.text("canonical_solution")
+    return whole[whole.index(prompt) + len(prompt) :]

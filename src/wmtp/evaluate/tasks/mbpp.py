@@ -53,6 +53,7 @@ def _problem(row: Row, shots: str) -> Problem:
         shots + _question(row) if shots else _docstring(row),
         lambda completion: Program(task_id, completion, tests, setup, **facts),
         reference,
+        solution=reference,
     )
 
 

@@ -20,4 +20,5 @@ def _problem(row: Row) -> Problem:
         mbpp_style_prompt(row["text"]),
         lambda completion: Program(task_id, completion, tests),
         metadata={"family": row["family"], "operations": len(row["operations"])},
+        solution=row["clean_code"],
     )
