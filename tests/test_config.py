@@ -141,3 +141,11 @@ def test_a_recipe_that_another_version_wrote() -> None:
 def test_configuration_does_not_import_torch() -> None:
     code = "import sys, wmtp.config, wmtp.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_looks_like_a_date_is_text_in_overrides_as_in_files(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: 2024-01-31\n")
+    in_file, _ = load(path, None, [])
+    overridden, _ = load(path, None, ["name=2024-01-30"])
+    assert (in_file.name, overridden.name) == ("2024-01-31", "2024-01-30")

@@ -69,7 +69,21 @@ def write_benchmarks() -> None:
         {"name": n, "description": "Double.", "public_tests": cases, "private_tests": cases} for n in names
     ]
     samples = [{"task_id": row["task_id"], "completion": "    return 2 * x\n"} for row in he]
-    files = {"mbpp.jsonl": mbpp, "code_contests.jsonl": contests, "samples.jsonl": samples}
+    live = [
+        {
+            "question_id": n,
+            "question_content": "Double.",
+            "contest_date": "2024-08-01T00:00:00",
+            "public_test_cases": json.dumps([{"input": "2", "output": "4"}]),
+        }
+        for n in names
+    ]
+    files = {
+        "mbpp.jsonl": mbpp,
+        "code_contests.jsonl": contests,
+        "test5.jsonl": live,
+        "samples.jsonl": samples,
+    }
     for file, rows in files.items():
         Path(file).write_text("".join(json.dumps(row) + "\n" for row in rows))
     lines = "".join(json.dumps(row) + "\n" for row in he)

@@ -19,7 +19,7 @@ def settings(**evaluate: Any) -> Any:
 
 def test_the_protocol_that_a_task_has_unless_another_is_named() -> None:
     first = {"tinycode": "tinycode-greedy", "mbpp": "lm-eval", "humaneval": "lm-eval"}
-    for task, name in (first | {"codecontests": "codecontests"}).items():
+    for task, name in (first | {task: task for task in ("codecontests", "livecodebench")}).items():
         assert find_protocol(task, None).name == name
 
 
@@ -64,6 +64,15 @@ SAMPLING: dict[tuple[str, str], Any] = {
         100,
         (1, 10),
     ),
+    ("livecodebench", "livecodebench"): (
+        "published",
+        {1: (0.2,), 5: (0.2,), 10: (0.2,)},
+        0.95,
+        ("###",),
+        2000,
+        10,
+        (),
+    ),
     ("codecontests", "meta-mtp"): (
         "docstring",
         {1: HIGH, 10: HIGH, 100: HIGH, 1000: HIGH},
@@ -77,6 +86,7 @@ SAMPLING: dict[tuple[str, str], Any] = {
 LIMITS = {"tinycode": (3, 30, 512, 0), "humaneval": (3, 30, 512, 0)} | {
     "mbpp": (6, 30, 512, 0),
     "codecontests": (10, 60, 1024, 1),
+    "livecodebench": (6, 60, 1024, 1),
 }
 """By task: seconds of the processor and of the clock, MiB, processes."""
 
@@ -95,7 +105,8 @@ def test_every_protocols_facts(protocol: Any) -> None:
     )
     limits = (protocol.cpu_seconds, protocol.wall_seconds, protocol.memory_mib, protocol.processes)
     assert limits == LIMITS[protocol.task]
-    assert (protocol.split, protocol.limit) == ("test", None)
+    assert (protocol.split, protocol.limit, protocol.output_mib) == ("test", None, 1)
+    assert (protocol.start_date, protocol.end_date) == (None, None)
 
 
 @pytest.mark.parametrize("protocol", EVERY, ids=lambda p: f"{p.task}-{p.name}")

@@ -44,9 +44,18 @@ def _is_environment(override: str) -> bool:
     return override.partition("=")[0].split(".")[0] in Config.model_fields
 
 
+class _Loader(yaml.SafeLoader):
+    """Leaves dates as text, as they are in files."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 def _value(override: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise WMTPError(f"override {override}: the value is no YAML: {one_line(error)}") from None
 

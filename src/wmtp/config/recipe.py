@@ -1,5 +1,6 @@
 """The experiment (`recipe.yaml`)."""
 
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -39,8 +40,11 @@ PROTOCOL_KEYS = (
     "cpu_seconds",
     "wall_seconds",
     "memory_mib",
+    "output_mib",
     "split",
     "limit",
+    "start_date",
+    "end_date",
 )
 """Keys of `evaluate` that a protocol decides where they are not set."""
 
@@ -56,6 +60,16 @@ Seeds = Annotated[list[NonNegative], Field(min_length=1), AfterValidator(_differ
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, int | float) else value
+
+
+def _is_day(value: str) -> str:
+    try:
+        return date.fromisoformat(value).isoformat()
+    except ValueError:
+        raise ValueError(f"should be a day as in 2024-08-31, not {value!r}") from None
+
+
+Day = Annotated[str, AfterValidator(_is_day)]
 
 
 class TrainConfig(Section):
@@ -138,10 +152,13 @@ class EvaluateConfig(Section):
     max_new_tokens: Positive | None = None
     batch_size: Positive = 64
     limit: Positive | None = None
+    start_date: Day | None = None
+    end_date: Day | None = None
     allow_code_execution: bool = False
     cpu_seconds: Annotated[float, Field(gt=0)] | None = None
     wall_seconds: Annotated[float, Field(gt=0)] | None = None
     memory_mib: Positive | None = None
+    output_mib: Positive | None = None
     workers: Positive | None = None
     sandbox: Literal["auto", "basic", "strict"] = "auto"
 
@@ -149,6 +166,12 @@ class EvaluateConfig(Section):
     def _fits_protocol(self) -> "EvaluateConfig":
         if self.split is not None and self.task != "mbpp":
             raise ValueError(f"split {self.split}: only mbpp is divided into splits, not {self.task}")
+        if (self.start_date or self.end_date) and self.task != "livecodebench":
+            raise ValueError(
+                f"start_date, end_date: only problems of livecodebench have dates, not of {self.task}"
+            )
+        if self.start_date and self.end_date and self.end_date < self.start_date:
+            raise ValueError(f"end_date {self.end_date} is before start_date {self.start_date}")
         if self.data is not None and self.task == "tinycode":
             raise ValueError(f"data {self.data}: tinycode is generated; name the benchmark with --task")
         _ = self.settings

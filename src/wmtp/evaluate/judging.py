@@ -37,6 +37,7 @@ def sandbox_limits(config: EvaluateConfig) -> Limits:
         cpu_seconds=settings.cpu_seconds,
         wall_seconds=settings.wall_seconds,
         memory_mib=settings.memory_mib,
+        reply_bytes=settings.output_mib << 20,
         processes=settings.processes,
     )
 

@@ -33,9 +33,11 @@ class Protocol:
         max_new_tokens: length of a completion at most.
         submissions: n of n@k.
         cpu_seconds, wall_seconds, memory_mib: of one program; seconds, MiB.
+        output_mib: of one result, or of what a script writes beyond 16 times the size of what is expected.
         processes: that a program may start, threads included; scripts of contests start one for a deep recursion.
         split: of the benchmark, where it has several.
         limit: problems that are evaluated, from the first; None for all.
+        start_date, end_date: of the contests whose problems are evaluated, both days included; None for no bound.
         changed: `key=value` of what a recipe sets otherwise.
     """
 
@@ -51,9 +53,12 @@ class Protocol:
     cpu_seconds: float = 3.0
     wall_seconds: float = 30.0
     memory_mib: int = 512
+    output_mib: int = 1
     processes: int = 0
     split: str = "test"
     limit: int | None = None
+    start_date: str | None = None
+    end_date: str | None = None
     changed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -129,6 +134,7 @@ ABOUT = {
     "mbpp-paper": "Austin et al. 2021: 80 samples at temperature 0.5, from three solved problems",
     "meta-mtp": "Gloeckle et al. 2024: the best of several temperatures for each k (an oracle)",
     "codecontests": "100 samples of a script, from the statement as a docstring",
+    "livecodebench": "Jain et al. 2024: 10 samples at temperature 0.2, from the question and how to answer",
 }
 """What each protocol is, in a line."""
 
@@ -195,6 +201,21 @@ _PROTOCOLS = [
         max_new_tokens=1024,
         submissions=(1, 10),
         cpu_seconds=10.0,
+        wall_seconds=60.0,
+        memory_mib=1024,
+        processes=1,
+    ),
+    # LiveCodeBench/LiveCodeBench, lcb_runner/runner/parser.py, evaluation/ and prompts/code_generation.py
+    Protocol(
+        "livecodebench",
+        "livecodebench",
+        "published",
+        {1: (0.2,), 5: (0.2,), 10: (0.2,)},
+        samples=10,
+        stop=("###",),
+        top_p=0.95,
+        max_new_tokens=2000,
+        cpu_seconds=6.0,
         wall_seconds=60.0,
         memory_mib=1024,
         processes=1,

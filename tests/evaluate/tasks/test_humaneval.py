@@ -140,3 +140,18 @@ def test_tests_that_import_numpy(write_lines: Write) -> None:
     execution = execute(load(write_lines("he.jsonl", [row])).problems()[0].program("    return 2"), Limits())
     assert execution.verdict is Verdict.ERROR
     assert "the package 'no_such_package', which is not installed" in execution.message
+
+
+def test_an_entry_point_that_is_a_method(write_lines: Write) -> None:
+    row = {
+        "task_id": "m",
+        "prompt": "class Solution:\n    def double(self, x):\n",
+        "entry_point": "Solution.double",
+        "test": "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(x=3) == 6\n",
+    }
+    problem = load(write_lines("he.jsonl", [row])).problems()[0]
+    assert execute(problem.program("        return 2 * x"), Limits()).verdict is Verdict.PASSED
+    assert execute(problem.program("        return 4"), Limits()).verdict is Verdict.FAILED
+    assert execute(problem.program("        pass\nclass Solution: pass"), Limits()).verdict is Verdict.FAILED
+    with pytest.raises(WMTPError, match="'entry_point' should name a function or a method, not 'f\\(\\)'"):
+        load(write_lines("bad.jsonl", [row | {"entry_point": "f()"}])).problems()

@@ -128,6 +128,8 @@ def _execute(program: AnyProgram, limits: Limits, servers: Servers) -> Execution
 
 def _attempt(program: AnyProgram, limits: Limits, servers: Servers) -> Report:
     started = time.monotonic()
+    if isinstance(program, CallProgram) and program.fault:
+        return Report("error", program.fault, final=True)
     if missing := [name for name in program.packages if place_of(name) is None]:
         return Report(
             "error", f"the tests need the package {missing[0]!r}, which is not installed here", final=True

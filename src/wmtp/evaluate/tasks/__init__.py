@@ -10,6 +10,7 @@ TASKS = Registry[Task](
         "mbpp": "wmtp.evaluate.tasks.mbpp:mbpp",
         "humaneval": "wmtp.evaluate.tasks.humaneval:humaneval",
         "codecontests": "wmtp.evaluate.tasks.codecontests:codecontests",
+        "livecodebench": "wmtp.evaluate.tasks.livecodebench:livecodebench",
     },
 )
 

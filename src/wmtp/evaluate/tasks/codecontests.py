@@ -1,9 +1,11 @@
 """CodeContests (Li et al. 2022, arXiv 2203.07814): scripts that read standard input and write standard output."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from wmtp.config import Recipe
+from wmtp.config import EvaluateConfig, Recipe
 from wmtp.errors import WMTPError
 from wmtp.evaluate.rows import Row, unified
 from wmtp.evaluate.sandbox import Case, StdinProgram
@@ -11,6 +13,23 @@ from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_row
 
 SOURCE = "a split of deepmind/code_contests (huggingface.co/datasets), as JSON lines"
 PRIVATE = ("private_tests", "generated_tests", "other_tests")
+SOURCES = ("UNKNOWN_SOURCE", "CODECHEF", "CODEFORCES", "HACKEREARTH", "CODEJAM", "", "ATCODER", "AIZU")
+"""Where problems come from, by the number that is published."""
+PYTHON3 = 3
+"""The number of a solution's language."""
+
+TIMES_SECONDS, LEAST_SECONDS = 5, 3.0
+"""A problem's time limit is for compiled languages: Python has so many times as much, so many seconds at least."""
+TIMES_MEMORY = 2
+"""A problem's memory limit is about memory in use; the sandbox's about addresses."""
+TIMES_WALL = 6
+
+_SEVERAL = re.compile(
+    r"\b(?:print|output|report|write|display|give|return)s? "
+    r"(?:(?:it|them|these|the (?:answers?|elements?|numbers?|integers?)) )?(?:in )?any\b"
+    r"|\bany (?:one )?of (?:them|these|those)\b",
+    re.IGNORECASE,
+)
 
 
 def codecontests(recipe: Recipe) -> ListedTask:
@@ -20,22 +39,108 @@ def codecontests(recipe: Recipe) -> ListedTask:
         WMTPError: the file is missing, or a row of it is not a problem.
     """
     rows = data_rows(recipe.evaluate, SOURCE)
-    problems = [_problem(row) for row in rows]
-    check_unique((row, problem.task_id) for row, problem in zip(rows, problems, strict=True))
+    names = _names(rows)
+    check_unique(zip(rows, names, strict=True))
+    problems = [_problem(row, name, recipe.evaluate) for row, name in zip(rows, names, strict=True)]
     return ListedTask("codecontests", recipe.evaluate.settings.stop, problems)
 
 
-def _problem(row: Row) -> Problem:
-    task_id = row.identifier("id", "name")
+def _names(rows: list[Row]) -> list[str]:
+    """The problems' names, with the source where several have one name."""
+    names = [row.identifier("id", "name") for row in rows]
+    counts = Counter(names)
+    return [
+        f"{name} ({source})" if counts[name] > 1 and (source := _source(row)) else name
+        for row, name in zip(rows, names, strict=True)
+    ]
+
+
+def _source(row: Row) -> str:
+    number = row.values.get("source")
+    return SOURCES[number] if isinstance(number, int) and 0 <= number < len(SOURCES) else ""
+
+
+def _problem(row: Row, task_id: str, config: EvaluateConfig) -> Problem:
     public = _cases(row, "public_tests")
     private = tuple(case for field in PRIVATE for case in _cases(row, field))
     if not public and not private:
         raise WMTPError(f"{row.place}: no tests: neither 'public_tests' nor {', '.join(map(repr, PRIVATE))}")
+    facts: dict[str, Any] = {
+        "input_file": _file_name(row, "input_file"),
+        "output_file": _file_name(row, "output_file"),
+        **_limits(row, config),
+    }
+    description = row.text("description").strip()
     return Problem(
         task_id,
-        f'"""\n{row.text("description").strip()}\n"""\n',
-        lambda completion: StdinProgram(task_id, completion, public, private),
+        f'"""\n{description}\n"""\n',
+        lambda completion: StdinProgram(task_id, completion, public, private, **facts),
+        metadata={"several_answers": True} if allows_several_answers(description) else {},
+        solution=_solution(row),
     )
+
+
+def allows_several_answers(description: str) -> bool:
+    """Whether a statement says that any of several answers is right, where the tests know one."""
+    return _SEVERAL.search(" ".join(description.split())) is not None
+
+
+def _solution(row: Row) -> str | None:
+    """The first of the row's right solutions in Python 3."""
+    value = row.values.get("solutions") or {}
+    languages, texts = (
+        (value.get(part) for part in ("language", "solution")) if isinstance(value, Mapping) else (0, 0)
+    )
+    if not value:
+        return None
+    if not isinstance(languages, list) or not isinstance(texts, list) or len(languages) != len(texts):
+        raise WMTPError(
+            f"{row.place}: 'solutions' should hold 'language' and 'solution', two lists of one length"
+        )
+    found = (
+        text for language, text in zip(languages, texts, strict=True) if language in (PYTHON3, "PYTHON3")
+    )
+    return next((text for text in found if isinstance(text, str)), None)
+
+
+def _limits(row: Row, config: EvaluateConfig) -> dict[str, Any]:
+    """What the problem's own limits mean here; what the recipe sets is kept."""
+    limits: dict[str, Any] = {}
+    seconds, size = _seconds(row), row.values.get("memory_limit_bytes") or 0
+    if seconds and config.cpu_seconds is None:
+        limits["cpu_seconds"] = max(LEAST_SECONDS, TIMES_SECONDS * seconds)
+        if config.wall_seconds is None:
+            limits["wall_seconds"] = max(config.settings.wall_seconds, TIMES_WALL * limits["cpu_seconds"])
+    if not _is_count(size):
+        raise WMTPError(f"{row.place}: 'memory_limit_bytes' should be a whole number, not {size!r}")
+    if config.memory_mib is None:
+        mib = -(-TIMES_MEMORY * size // (1 << 20))
+        limits["memory_mib"] = max(config.settings.memory_mib, mib)
+    return limits
+
+
+def _seconds(row: Row) -> float:
+    """The problem's time limit; 0 where it has none."""
+    value = row.values.get("time_limit") or {}
+    parts = [value.get(part) or 0 for part in ("seconds", "nanos")] if isinstance(value, Mapping) else []
+    if not parts or not all(map(_is_count, parts)):
+        raise WMTPError(
+            f"{row.place}: 'time_limit' should hold 'seconds' and 'nanos', whole numbers, not {value!r}"
+        )
+    seconds, nanos = parts
+    return float(seconds + nanos / 1e9)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _file_name(row: Row, field: str) -> str:
+    """The file that programs read or write; empty: standard input or output."""
+    name = row.text(field, default="").strip()
+    if "/" in name or "\0" in name or name in (".", ".."):
+        raise WMTPError(f"{row.place}: {field!r} should be the name of a file, not {name!r}")
+    return name
 
 
 def _cases(row: Row, field: str) -> tuple[Case, ...]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from wmtp.config import Recipe
 from wmtp.errors import WMTPError
+from wmtp.evaluate.entry_points import as_function, is_entry_point
 from wmtp.evaluate.protocols import Prompt
 from wmtp.evaluate.rows import Row
 from wmtp.evaluate.sandbox import ENTRY_POINT, Program
@@ -32,6 +33,8 @@ def _problem(row: Row, kind: Prompt) -> Problem:
     published, test, name = row.text("prompt"), row.text("test"), row.text("entry_point")
     if "def check(" not in test:
         raise WMTPError(f"{row.place}: 'test' should define check(candidate)")
+    if not is_entry_point(name):
+        raise WMTPError(f"{row.place}: 'entry_point' should name a function or a method, not {name!r}")
     prompt = published.strip() if kind == "stripped" else published
     program = checked_program(task_id, prompt, test, name)
     return Problem(task_id, prompt, program, solution=_solution(row, published, prompt))
@@ -47,15 +50,16 @@ def checked_program(task_id: str, prompt: str, test: str, entry_point: str) -> C
         task_id: the problem's.
         prompt: goes before the completion.
         test: defines `check(candidate)`.
-        entry_point: name of the function to complete.
+        entry_point: name of the function to complete, or of a method (`Solution.two_sum`).
     """
+    function, definition = as_function(entry_point)
     facts: dict[str, Any] = {
-        "setup": helpers(prompt, entry_point, test),
-        "entry_point": entry_point,
+        "setup": helpers(prompt, entry_point.partition(".")[0], test),
+        "entry_point": function,
         "packages": packages_imported(prompt, test),
     }
     tests = (test, f"check({ENTRY_POINT})")
-    return lambda completion: Program(task_id, prompt + completion, tests, **facts)
+    return lambda completion: Program(task_id, prompt + completion + definition, tests, **facts)
 
 
 def _solution(row: Row, published: str, prompt: str) -> str | None:
