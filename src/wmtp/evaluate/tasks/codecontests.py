@@ -87,16 +87,15 @@ def allows_several_answers(description: str) -> bool:
 
 def _solution(row: Row) -> str | None:
     """The first of the row's right solutions in Python 3."""
-    value = row.values.get("solutions") or {}
-    languages, texts = (
-        (value.get(part) for part in ("language", "solution")) if isinstance(value, Mapping) else (0, 0)
-    )
+    value = row.values.get("solutions")
     if not value:
         return None
-    if not isinstance(languages, list) or not isinstance(texts, list) or len(languages) != len(texts):
+    lists = [value.get(part) for part in ("language", "solution")] if isinstance(value, Mapping) else [None]
+    if not all(isinstance(each, list) for each in lists) or len(lists[0]) != len(lists[1]):
         raise WMTPError(
             f"{row.place}: 'solutions' should hold 'language' and 'solution', two lists of one length"
         )
+    languages, texts = lists
     found = (
         text for language, text in zip(languages, texts, strict=True) if language in (PYTHON3, "PYTHON3")
     )
