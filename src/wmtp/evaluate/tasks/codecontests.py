@@ -90,12 +90,13 @@ def _solution(row: Row) -> str | None:
     value = row.values.get("solutions")
     if not value:
         return None
-    lists = [value.get(part) for part in ("language", "solution")] if isinstance(value, Mapping) else [None]
-    if not all(isinstance(each, list) for each in lists) or len(lists[0]) != len(lists[1]):
+    languages, texts = (
+        (value.get("language"), value.get("solution")) if isinstance(value, Mapping) else (0, 0)
+    )
+    if not isinstance(languages, list) or not isinstance(texts, list) or len(languages) != len(texts):
         raise WMTPError(
             f"{row.place}: 'solutions' should hold 'language' and 'solution', two lists of one length"
         )
-    languages, texts = lists
     found = (
         text for language, text in zip(languages, texts, strict=True) if language in (PYTHON3, "PYTHON3")
     )
