@@ -10,6 +10,8 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Of the processes that tests start, too: as many of them run at once as there are cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A busy machine is no failure, and CI should not fail by luck.
 settings.register_profile("wmtp", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("wmtp")

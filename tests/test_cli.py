@@ -116,6 +116,19 @@ def test_a_mistake_is_one_line_and_status_2(arguments: list[str], expected: str,
     assert done.stderr.startswith("wmtp: ")
 
 
+@pytest.mark.parametrize(("chosen", "expected"), [(None, "PASSIVE"), ("GOMP_SPINCOUNT", None)])
+def test_threads_do_not_spin_unless_the_user_chose(
+    chosen: str | None, expected: str | None, wmtp: Wmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.setenv(name, "7")  # so that what `main` sets is taken back
+        monkeypatch.delenv(name)
+    if chosen is not None:
+        monkeypatch.setenv(chosen, "7")
+    wmtp("--help")
+    assert os.environ.get("OMP_WAIT_POLICY") == expected
+
+
 def test_ctrl_c_is_told_in_a_line(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "slow.yaml")
     command = [sys.executable, "-m", "wmtp", "train", "demo", "--config", "slow.yaml", "--dry-run"]
