@@ -50,7 +50,9 @@ LOWEST = [
 LOWEST_PATHS = ["tests/model", "tests/decode", "tests/data", "tests/weighting"]
 SMALL_DEMO = [
     "train.steps=20",
+    "train.warmup_steps=5",
     "compare.reference.train.steps=10",
+    "evaluate.max_new_tokens=16",
     "data.tinycode.train=400",
     "data.tinycode.validation=20",
     "data.tinycode.test=20",
@@ -124,7 +126,8 @@ def ordinary_user(machine: Machine) -> None:
     """Nobody, with a home of its own, and an interpreter and packages that it can read."""
     if os.getuid() != 0 or shutil.which("setpriv") is None:
         raise Unavailable("only root can become somebody else" if os.getuid() else "no setpriv")
-    machine.prefix = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    # Root's rights outlast the first exec, not the second.
+    machine.prefix = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "env"]
     home = machine.place.parent / "home"
     home.mkdir()
     machine.environment |= {"HOME": str(home), "USER": "nobody", "LOGNAME": "nobody"}
