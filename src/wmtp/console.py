@@ -69,7 +69,11 @@ def evaluation_table(result: Mapping[str, Any]) -> Table:
     if unchecked := result["solutions"]["unchecked"]:
         table.add_row("unchecked", f"{unchecked:,} of {result['problems']:,} problems bring no solution")
     if result["judged_inside"]:
-        table.add_row("judged inside the sandbox", _listed(result["judged_inside"]))
+        table.add_row(
+            "judged inside the sandbox", f"{_listed(result['judged_inside'])}: these verdicts can be forged"
+        )
+    if several := result.get("several_answers"):
+        table.add_row("several right answers", f"{_listed(several)}: only the one in the tests passes")
     decoding = result["decoding"]
     if decoding is not None:
         table.add_row(
@@ -96,4 +100,4 @@ def _times(temperatures: int) -> str:
 def _listed(ids: Sequence[str]) -> str:
     """How many problems, and the first few of them."""
     shown = ", ".join(ids[:5])
-    return f"{len(ids)} problems ({shown}{', …' if len(ids) > 5 else ''}): these verdicts can be forged"
+    return f"{len(ids)} problems ({shown}{', …' if len(ids) > 5 else ''})"

@@ -109,3 +109,11 @@ def test_problems_judged_inside_are_named() -> None:
     }
     found = summarise(Judged(problems, dict.fromkeys(executions, ""), executions), {1: (0.0,)})
     assert found["judged_inside"] == ["b"]
+
+
+def test_problems_with_several_answers_are_named() -> None:
+    problems = [problem("a"), problem("b", several_answers=True)]
+    executions = {Key(task_id, 0.0, 0): Execution(P, "", 0.0) for task_id in ("a", "b")}
+    found = summarise(Judged(problems, dict.fromkeys(executions, ""), executions), {1: (0.0,)})
+    assert found["several_answers"] == ["b"]
+    assert found["by_problem"][1]["several_answers"] is True

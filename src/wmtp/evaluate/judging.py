@@ -54,7 +54,7 @@ def judging_conditions(config: EvaluateConfig) -> dict[str, Any]:
 
 def verdict_origin(problems: Sequence[Problem], config: EvaluateConfig) -> dict[str, Any]:
     """What verdicts depend on besides the completions: JSON values."""
-    tests = sha256_text(*(repr(problem.program("")) for problem in problems))
+    tests = sha256_text(*(sha256_text(repr(problem.program(""))) for problem in problems))
     return {"tests": tests, **judging_conditions(config)}
 
 

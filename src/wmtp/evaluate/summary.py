@@ -11,7 +11,7 @@ from wmtp.evaluate.exact_match import exact_match
 from wmtp.evaluate.passk import Estimate, mean, n_at_k, pass_at_k
 from wmtp.evaluate.samples import Key
 from wmtp.evaluate.sandbox import Execution, Verdict
-from wmtp.evaluate.tasks import Problem
+from wmtp.evaluate.tasks import SEVERAL_ANSWERS, Problem
 
 Temperatures = Mapping[int, Sequence[float | None]]
 
@@ -72,9 +72,9 @@ def summarise(judged: Judged, temperatures: Temperatures, submissions: Sequence[
         submissions: n of n@k.
 
     Returns:
-        `pass_at`, `n_at_k` (with submissions), `verdicts`, `judged_inside`, `exact_match` (with references),
-        `by_temperature` (with several) and `by_problem`. The last two columns, and `by_problem`, are about the
-        temperature at which the smallest k is best.
+        `pass_at`, `n_at_k` (with submissions), `verdicts`, `judged_inside`, `several_answers` (problems that accept
+        any of several), `exact_match` (with references), `by_temperature` (with several) and `by_problem`. The last
+        two columns, and `by_problem`, are about the temperature at which the smallest k is best.
     """
     pass_at = {k: _best({t: judged.pass_at(k, t) for t in temperatures[k]}) for k in sorted(temperatures)}
     chosen = pass_at[min(pass_at)]["temperature"]
@@ -90,6 +90,8 @@ def summarise(judged: Judged, temperatures: Temperatures, submissions: Sequence[
     result["verdicts"] = dict(Counter(str(e.verdict) for e in judged.executions.values()))
     inside = {key.task_id for key, execution in judged.executions.items() if execution.inside}
     result["judged_inside"] = [p.task_id for p in judged.problems if p.task_id in inside]
+    if several := [p.task_id for p in judged.problems if p.metadata.get(SEVERAL_ANSWERS)]:
+        result[SEVERAL_ANSWERS] = several
     if any(problem.reference is not None for problem in judged.problems):
         result["exact_match"] = _strict(mean(_exact(judged, chosen)))
     if len(every) > 1:

@@ -1,6 +1,6 @@
 """Benchmarks by name; listing them imports none."""
 
-from wmtp.evaluate.tasks.base import Problem, Task, problems_of
+from wmtp.evaluate.tasks.base import SEVERAL_ANSWERS, Problem, Task, problems_of
 from wmtp.registry import Registry
 
 TASKS = Registry[Task](
@@ -14,4 +14,4 @@ TASKS = Registry[Task](
     },
 )
 
-__all__ = ["TASKS", "Problem", "Task", "problems_of"]
+__all__ = ["SEVERAL_ANSWERS", "TASKS", "Problem", "Task", "problems_of"]

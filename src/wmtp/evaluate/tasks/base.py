@@ -34,6 +34,10 @@ class Problem:
     solution: str | None = None
 
 
+SEVERAL_ANSWERS = "several_answers"
+"""Key of a problem's metadata: its statement accepts any of several answers, and its tests know one."""
+
+
 class Task(Protocol):
     """A benchmark under one protocol. A task of your own is made from a recipe: `module:factory`, called with it.
 

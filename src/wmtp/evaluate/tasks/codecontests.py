@@ -9,7 +9,7 @@ from wmtp.config import EvaluateConfig, Recipe
 from wmtp.errors import WMTPError
 from wmtp.evaluate.rows import Row, unified
 from wmtp.evaluate.sandbox import Case, StdinProgram
-from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows
+from wmtp.evaluate.tasks.base import SEVERAL_ANSWERS, ListedTask, Problem, check_unique, data_rows
 
 SOURCE = "a split of deepmind/code_contests (huggingface.co/datasets), as JSON lines"
 PRIVATE = ("private_tests", "generated_tests", "other_tests")
@@ -75,7 +75,7 @@ def _problem(row: Row, task_id: str, config: EvaluateConfig) -> Problem:
         task_id,
         f'"""\n{description}\n"""\n',
         lambda completion: StdinProgram(task_id, completion, public, private, **facts),
-        metadata={"several_answers": True} if allows_several_answers(description) else {},
+        metadata={SEVERAL_ANSWERS: True} if allows_several_answers(description) else {},
         solution=_solution(row),
     )
 
