@@ -23,11 +23,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 QUICK = [
     "tests/test_storage.py",
-    "tests/test_cli.py",
+    "tests/test_cli.py::test_ls_and_env",
+    "tests/test_cli.py::test_train_evaluate_generate_inspect_report",
     "tests/data/test_sources.py",
-    "tests/model/test_export.py",
     "tests/train/test_lock.py",
-    "tests/train/test_launch.py",
     "tests/evaluate/sandbox/test_execution.py",
     "tests/report/test_run_report.py",
     "tests/tracking/test_store.py",
@@ -49,6 +48,7 @@ LOWEST = [
 ]
 LOWEST_PATHS = ["tests/model", "tests/decode", "tests/data", "tests/weighting"]
 SMALL_DEMO = [
+    "--arms=uniform,rho1",
     "train.steps=20",
     "train.warmup_steps=5",
     "compare.reference.train.steps=10",
