@@ -1,5 +1,6 @@
 """The command line as a stranger uses it."""
 
+import io
 import json
 import os
 import re
@@ -127,6 +128,17 @@ def test_threads_do_not_spin_unless_the_user_chose(
         monkeypatch.setenv(chosen, "7")
     wmtp("--help")
     assert os.environ.get("OMP_WAIT_POLICY") == expected
+
+
+def test_a_terminal_without_unicode_gets_escapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    terminal = io.TextIOWrapper(written, encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "argv", ["wmtp", "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    print("· λ", flush=True)
+    assert written.getvalue().endswith(b"\\xb7 \\u03bb\n")
 
 
 def test_ctrl_c_is_told_in_a_line(tmp_path: Path) -> None:

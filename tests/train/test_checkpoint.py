@@ -6,6 +6,7 @@ import resource
 import shutil
 import threading
 from collections import namedtuple
+from enum import Enum
 from pathlib import Path
 
 import pytest
@@ -261,6 +262,26 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     with pytest.raises(WMTPError, match=r"\.metadata cannot be read: .*has no place in a checkpoint"):
         checkpoint.load_tensors(saved, "model", model_at(0))
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_of_python_3_11_0_to_3_11_3_is_read(tmp_path: Path) -> None:
+    """There, a member of an enumeration is pickled as `getattr(enumeration, name)`."""
+    writer = make_writer(tmp_path)
+    save(writer, 1)
+    (saved,) = checkpoint.checkpoints(tmp_path)
+    metadata = saved / "model" / ".metadata"
+
+    class Pickler(pickle.Pickler):
+        def reducer_override(self, value: object) -> object:
+            return (getattr, (type(value), value.name)) if isinstance(value, Enum) else NotImplemented
+
+    read = pickle.loads(metadata.read_bytes())
+    with metadata.open("wb") as file:
+        Pickler(file).dump(read)
+    assert b"getattr" in metadata.read_bytes()
+    loaded = model_at(0)
+    checkpoint.load_tensors(saved, "model", loaded)
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model_at(1).items())
 
 
 def test_a_model_is_found_by_run_checkpoint_or_name(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ class Launched:
         self.process.start()
 
     def status(self) -> int | None:
-        self.process.join(60)
+        self.process.join(120)
         return self.process.exitcode
 
     def output(self) -> str:
@@ -157,12 +157,10 @@ def test_a_mistake_of_one_is_told_with_its_rank_and_ends_the_others() -> None:
 if rank == 1:
     fail("wmtp: no space")
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-time.sleep(60)
+time.sleep(600)
 """
-    started = time.monotonic()
     launched = Launched(code)
     assert (launched.status(), launched.output()) == (2, "rank 1: wmtp: no space\n")
-    assert time.monotonic() - started < 30
 
 
 def test_a_killed_rank_ends_the_others_at_once() -> None:
@@ -172,10 +170,8 @@ if rank == 1:
     os.kill(os.getpid(), signal.SIGKILL)
 train(lambda: Path("saved").touch())
 """
-    started = time.monotonic()
     launched = Launched(code)
     assert launched.status() == 1
-    assert time.monotonic() - started < 30
     pid = Path("pid1").read_text()
     assert launched.output() == f"wmtp: rank 1 (pid {pid}) was killed by SIGKILL; go on with --resume auto\n"
     assert not Path("saved").exists()
@@ -188,7 +184,7 @@ Path(f"rank{{rank}}start{{start}}").touch()
 if start == 0 and rank == 1:
     {crash}
 if start == 0:
-    time.sleep(60)
+    time.sleep(600)
 """
     launched = Launched(code, max_restarts=1)
     assert launched.status() == 0
@@ -221,7 +217,7 @@ def test_a_signal_is_passed_on_and_answered(signum: signal.Signals, passed_on: s
 
 
 def test_a_signal_before_training_ends_the_start() -> None:
-    launched = Launched("Path(f'training{rank}').touch(); time.sleep(60)")
+    launched = Launched("Path(f'training{rank}').touch(); time.sleep(600)")
     wait_for("training0", "training1")
     os.kill(launched.process.pid or 0, signal.SIGTERM)
     assert (launched.status(), launched.output()) == (75, "")
@@ -241,7 +237,7 @@ worker.leave(75)
 
 
 def test_a_rank_that_does_not_stop_is_killed_after_the_deadline() -> None:
-    launched = Launched("train(lambda: time.sleep(60 * rank))", stop_timeout=2)
+    launched = Launched("train(lambda: time.sleep(600 * rank))", stop_timeout=2)
     wait_for("training0", "training1")
     os.kill(launched.process.pid or 0, signal.SIGTERM)
     assert launched.status() == 75

@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from functools import wraps
+from io import TextIOWrapper
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -58,6 +59,13 @@ def _wait_without_spinning() -> None:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
+def _escape_what_cannot_be_printed() -> None:
+    """Have characters beyond the terminal's encoding (`LC_ALL=C`, Latin-1) written as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and status 2.
 
@@ -65,6 +73,7 @@ def main() -> None:
     """
     end_with_launcher()
     _wait_without_spinning()
+    _escape_what_cannot_be_printed()
     try:
         app()
     except SystemExit as end:

@@ -3,6 +3,7 @@
 import pickle
 import warnings
 from collections.abc import Mapping
+from enum import Enum, EnumType
 from pathlib import Path
 from typing import Any
 
@@ -141,11 +142,23 @@ class _Reader(FileSystemReader):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == (
+            "builtins",
+            "getattr",
+        ):  # so Python 3.11.0 to 3.11.3 write members of enumerations
+            return _member
         found = super().find_class(module, name)
         described = module.startswith("torch.distributed.checkpoint.") and isinstance(found, type)
         if described or isinstance(found, torch.dtype) or found in (torch.Size, _LAYOUT):
             return found
         raise pickle.UnpicklingError(f"{module}.{name} has no place in a checkpoint")
+
+
+def _member(enumeration: Any, name: str) -> Enum:
+    if not isinstance(enumeration, EnumType):
+        raise pickle.UnpicklingError("builtins.getattr has no place in a checkpoint")
+    member: Enum = enumeration[name]
+    return member
 
 
 _LAYOUT = torch.serialization._get_layout
