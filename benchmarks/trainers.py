@@ -11,7 +11,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import Config, Recipe, override
-from wmtp.data.dataset import TokenDataset
+from wmtp.data.dataset import Counts, TokenDataset
 from wmtp.data.loader import Columns, Loader
 from wmtp.environment import processor_name
 from wmtp.tracking.tracker import Tracker
@@ -78,7 +78,9 @@ def random_documents(count: int, length: int, vocab_size: int) -> TokenDataset:
     """Documents that fill their rows, all supervised."""
     tokens = np.random.default_rng(0).integers(0, vocab_size, length * count, dtype=np.int32)
     offsets = np.arange(0, len(tokens) + 1, length, dtype=np.int64)
-    return TokenDataset(tokens, np.ones(len(tokens), dtype=np.bool_), offsets, np.arange(count), "random")
+    starts, supervised = np.zeros(count, dtype=np.int64), np.ones(len(tokens), dtype=np.bool_)
+    counts = Counts(count, length)
+    return TokenDataset(tokens, supervised, offsets, np.arange(count), starts, "random", counts)
 
 
 def word_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:

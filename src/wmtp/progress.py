@@ -88,6 +88,12 @@ def working(title: str) -> Iterator[None]:
         print(f"{title}: {seconds:.0f} s", file=sys.stderr, flush=True)
 
 
+def note(line: str) -> None:
+    """A line on standard error about what a user should know; of several processes the first one writes it."""
+    if is_first_process():
+        print(f"note: {line}", file=sys.stderr, flush=True)
+
+
 def _silent(done: int, text: str = "") -> None:
     pass
 

@@ -2,6 +2,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,20 +11,28 @@ from hypothesis import strategies as st
 
 from wmtp.config import FieldsConfig, Recipe
 from wmtp.data.corpus import load_rows
-from wmtp.data.dataset import Document, TokenDataset, documents_from, tokenise
+from wmtp.data.dataset import Counts, Document, TokenDataset, tokenise
+from wmtp.data.documents import documents_from
 from wmtp.data.loader import Loader, collate, in_order, pack
+from wmtp.data.rows import Row
 from wmtp.data.tokenizer import _train, encode, tokenizer_fingerprint
 from wmtp.errors import WMTPError
 
 Units = list[tuple[int, ...]] | None
 TOKENIZER = _train(["def f(x): return x + 1", "a quick brown fox"] * 3, 300)
+LETTERS = _train([], 260)
+"""A token a byte."""
 
 
 def dataset_of(lengths: list[int]) -> TokenDataset:
     """A data set whose token ids are their own keys."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     tokens = np.arange(offsets[-1], dtype=np.int32)
-    return TokenDataset(tokens, tokens % 3 > 0, offsets, np.arange(len(lengths)), "tokenizer")
+    count = len(lengths)
+    starts = np.zeros(count, dtype=np.int64)
+    return TokenDataset(
+        tokens, tokens % 3 > 0, offsets, np.arange(count), starts, "tokenizer", Counts(count, max(lengths))
+    )
 
 
 def test_only_the_completion_and_the_end_are_supervised() -> None:
@@ -39,16 +48,82 @@ def test_only_the_completion_and_the_end_are_supervised() -> None:
 
 
 def test_overlong_documents() -> None:
-    documents = [Document("", "fox"), Document("a", "z" * 50)]
-    with pytest.raises(WMTPError, match=r"data\.sequence_length 16: 1 of 2 documents are longer, row 1 with"):
+    documents = [Document("", "fox"), Document("a", "z" * 50, "f.jsonl, line 3")]
+    with pytest.raises(
+        WMTPError, match=r"data\.sequence_length 16: 1 of 2 documents are longer, f.jsonl, line 3 with"
+    ):
         tokenise(documents, TOKENIZER, 16, "error")
     assert len(tokenise(documents, TOKENIZER, 16, "drop")) == 1
     split = tokenise(documents, TOKENIZER, 16, "split")
     assert split.lengths.max() <= 16
     assert split.sources.tolist() == [0, 1, 1, 1, 1]
     assert (~split.supervised).sum() == 1
-    with pytest.raises(WMTPError, match=r"no document of at most data\.sequence_length 2"):
+    with pytest.raises(
+        WMTPError,
+        match=r"data: nothing to learn: left out 1 of 1 documents \(100\.0%\): 1 longer than data\.sequence_length 2",
+    ):
         tokenise(documents[1:], TOKENIZER, 2, "drop")
+
+
+@given(
+    st.lists(st.tuples(st.text("ab ", max_size=9), st.text("xy ", max_size=9)), min_size=1, max_size=8),
+    st.integers(2, 6),
+    st.sampled_from(["split", "truncate", "drop"]),
+)
+def test_what_teaches_nothing_is_left_out_and_counted(
+    texts: list[tuple[str, str]], length: int, overlong: Literal["split", "truncate", "drop"]
+) -> None:
+    """Against a loop over every token of every row, one byte each."""
+    letters = {letter: encode(LETTERS, [letter])[0][0] for letter in "abxy "}
+    kept, blank, long, silent, lost, cut, empty = [], 0, 0, 0, 0, 0, 0
+    for row, (prompt, completion) in enumerate(texts):
+        tokens = [(letters[c], False) for c in prompt] + [(letters[c], True) for c in completion]
+        tokens.append((LETTERS.eos_token_id, True))
+        if (prompt + completion).isspace() or not prompt + completion:
+            blank += 1
+            continue
+        if len(tokens) > length and overlong == "drop":
+            long += 1
+            continue
+        starts = [0] if overlong == "truncate" else list(range(0, len(tokens), length))
+        parts = [(row, s, tokens[s : s + length]) for s in starts]
+        useful = [part for part in parts if any(supervised for _, supervised in part[2][1:])]
+        silent += not useful
+        lost += len(parts) - len(useful) if useful else 0
+        cut += bool(useful) and len(tokens) > length
+        empty += bool(useful) and not completion.strip()
+        kept += useful
+    documents = [Document(prompt, completion) for prompt, completion in texts]
+    if not kept:
+        with pytest.raises(
+            WMTPError, match=rf"rows: nothing to learn: left out {len(texts)} of {len(texts)} "
+        ):
+            tokenise(documents, LETTERS, length, overlong, "rows")
+        return
+    found = tokenise(documents, LETTERS, length, overlong)
+    assert found.counts == Counts(len(texts), length, blank, long, silent, lost, cut, empty)
+    assert found.sources.tolist() == [row for row, _, _ in kept]
+    assert found.starts.tolist() == [start for _, start, _ in kept]
+    assert found.lengths.tolist() == [len(part) for _, _, part in kept]
+    assert found.tokens.tolist() == [token for _, _, part in kept for token, _ in part]
+    assert found.supervised.tolist() == [supervised for _, _, part in kept for _, supervised in part]
+
+
+def test_a_truncated_document_keeps_its_beginning_and_teaches_no_end() -> None:
+    documents = [
+        Document("", "a quick brown fox " * 4),
+        Document("a quick brown fox " * 4, "x"),
+        Document("", "fox"),
+    ]
+    dataset = tokenise(documents, TOKENIZER, 8, "truncate")
+    whole = encode(TOKENIZER, [documents[0].completion])[0]
+    assert dataset.tokens[:8].tolist() == whole[:8]
+    assert (dataset.tokens[:8] != TOKENIZER.eos_token_id).all()
+    assert dataset.sources.tolist() == [0, 2]
+    assert dataset.counts.describe() == [
+        "left out 1 of 3 documents (33.3%): 1 without a supervised token within data.sequence_length 8",
+        "cut 1 of 3 documents at data.sequence_length 8",
+    ]
 
 
 def test_fingerprints_tell_apart_what_matters() -> None:
@@ -64,19 +139,19 @@ def test_fingerprints_tell_apart_what_matters() -> None:
     [
         (
             FieldsConfig(text="code"),
-            r"f\.jsonl: row 1 has no field 'code' \(data\.fields\.text\); it has text",
+            r"f\.jsonl, line 9: no field 'code' \(data\.fields\.text\); it has text",
         ),
         (
             FieldsConfig(text="text"),
-            r"f\.jsonl: row 0: field 'text' \(data\.fields\.text\) should be text, not int",
+            r"f\.jsonl, line 7: field 'text' \(data\.fields\.text\) should be text, not int",
         ),
-        (FieldsConfig(prompt="code", completion="gone"), r"row 0 has no field 'gone'"),
+        (FieldsConfig(prompt="code", completion="gone"), r"line 7: no field 'gone'"),
     ],
 )
 def test_a_row_without_the_field_is_named(fields: FieldsConfig, expected: str) -> None:
-    rows = [{"text": 3, "code": "x"}, {"text": "y"}]
+    rows = [Row({"text": 3, "code": "x"}, "f.jsonl, line 7"), Row({"text": "y"}, "f.jsonl, line 9")]
     with pytest.raises(WMTPError, match=expected):
-        documents_from(rows, fields, "f.jsonl")
+        documents_from(rows, fields)
 
 
 @given(st.lists(st.integers(1, 16), min_size=1, max_size=60), st.randoms(use_true_random=False))

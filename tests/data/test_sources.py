@@ -6,7 +6,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from wmtp.data.sources import keep_where, python_file_rows, python_source_rows, read_file_rows
+from wmtp.data.python_source import python_file_rows, python_source_rows
+from wmtp.data.rows import Row, keep_where
+from wmtp.data.sources import find_files, read_rows
 from wmtp.errors import WMTPError
 
 ROWS = [
@@ -14,6 +16,11 @@ ROWS = [
     {"id": 2, "text": "", "ok": False},
     {"id": 3, "text": "c", "ok": True},
 ]
+
+
+def read_file_rows(path):
+    (files,) = find_files(path).values()
+    return read_rows(files, path)
 
 
 def write(folder, name, rows=ROWS):
@@ -94,6 +101,13 @@ class TestSeveralFiles:
         ("a.json", "[", "a.json: not JSON"),
         ("a.parquet", "PAR1", "a.parquet: cannot be read"),
         ("a.jsonl.gz", '{"a": 1}', "a.jsonl.gz: cannot be read"),
+        ("a.jsonl", '{"a": 1}'.encode("utf-16"), "a.jsonl: is UTF-16; save it as UTF-8"),
+        (
+            "a.jsonl",
+            '{"a": 1, "b": {"c": 1, "c": 2}}',
+            "a.jsonl, line 1: the key 'c' stands twice in an object",
+        ),
+        ("a.jsonl.zst", "x", r"a.jsonl.zst: should be one of \.jsonl"),
         ("a.csv", "a\n1\n", r"a.csv: should be one of \.jsonl, \.jsonl\.gz, \.json, \.parquet"),
     ],
 )
@@ -105,18 +119,30 @@ def test_bad_content_is_refused_with_its_place(tmp_path, name, content, message)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "place"), [("a.jsonl", "line 3"), ("a.json", "row 3"), ("a.parquet", "row 3")]
+)
+def test_rows_know_their_place(tmp_path, name, place):
+    path = write(tmp_path, name)
+    assert read_file_rows(path)[2].place == f"{path}, {place}"
+
+
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(WMTPError, match=r"nowhere\.jsonl: no such file"):
         read_file_rows(str(tmp_path / "nowhere.jsonl"))
 
 
 def test_keep_where_filters_rows_and_names_their_place():
-    assert keep_where(ROWS, {"ok": False}, "here") == ROWS[1:2]
-    assert keep_where(ROWS, {}, "here") == ROWS
-    with pytest.raises(WMTPError, match="here, row 1: no field 'kind'"):
-        keep_where(ROWS, {"kind": 1}, "here")
+    rows = [Row(row, f"a.jsonl, line {number}") for number, row in enumerate(ROWS, start=4)]
+    assert keep_where(rows, {"ok": False}, "here") == ROWS[1:2]
+    assert keep_where(rows, {}, "here") == ROWS
+    del rows[1]["ok"]
+    with pytest.raises(
+        WMTPError, match=r"a\.jsonl, line 5: no field 'ok', which data.where asks for; it has id, text"
+    ):
+        keep_where(rows, {"ok": False}, "here")
     with pytest.raises(WMTPError, match=r"here: data\.where .* leaves none"):
-        keep_where(ROWS, {"id": 9}, "here")
+        keep_where(rows, {"id": 9}, "here")
 
 
 class TestPythonFiles:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from small_models import small_model
-from wmtp.data.dataset import TokenDataset
+from wmtp.data.dataset import Counts, TokenDataset
 from wmtp.decode.generate import generate
 from wmtp.errors import WMTPError
 from wmtp.evaluate.heads import HeadMeasures, evaluate_heads, measure_heads
@@ -35,7 +35,9 @@ def make_dataset(documents: list[list[tuple[int, bool]]]) -> TokenDataset:
         supervised=np.array([supervised for _, supervised in flat], dtype=np.bool_),
         offsets=np.cumsum([0, *map(len, documents)], dtype=np.int64),
         sources=np.arange(len(documents), dtype=np.int64),
+        starts=np.zeros(len(documents), dtype=np.int64),
         tokenizer_fingerprint="",
+        counts=Counts(len(documents), max(map(len, documents))),
     )
 
 

@@ -131,8 +131,7 @@ def document_tokens(data: Data, document: int) -> tuple[list[int], list[bool]]:
         ids += encoded["input_ids"]
         planted += [is_code and any(p in wrong for p in range(*place)) for place in encoded["offset_mapping"]]
     ids, planted = [*ids, data.tokenizer.eos_token_id], [*planted, False]
-    pieces = [i for i in range(len(data.train)) if data.train.sources[i] == source]
-    before = sum(int(data.train.lengths[i]) for i in pieces if i < document)
+    before = int(data.train.starts[document])
     here = slice(before, before + int(data.train.lengths[document]))
     return ids[here], planted[here]
 

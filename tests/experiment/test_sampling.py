@@ -9,7 +9,7 @@ import pytest
 
 from wmtp.config import Config, Recipe
 from wmtp.data.corpus import load_rows
-from wmtp.data.dataset import documents_from
+from wmtp.data.documents import documents_from
 from wmtp.data.tokenizer import encode
 from wmtp.decode.generate import generate
 from wmtp.errors import WMTPError
@@ -51,7 +51,7 @@ def test_groups_of_completions_with_the_tests_of_their_prompt(
     lines = sampled(run, recipe, config, tmp_path / "one.jsonl")
     assert lines == sampled(run, recipe, config, tmp_path / "again.jsonl")
     rows = load_rows(recipe)
-    documents = documents_from(rows.train, rows.fields, "test")
+    documents = documents_from(rows.train, rows.fields)
     prompts = list(dict.fromkeys(d.prompt for d in documents))
     assert [line["prompt"] for line in lines] == [p for p in prompts[:4] for _ in range(3)]
     tests = {d.prompt: row["test_list"] for d, row in zip(documents, rows.train, strict=True)}

@@ -39,5 +39,6 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 def reading(folder: Path, rows: Iterable[Mapping[str, Any]] | None = None) -> dict[str, Any]:
     """Write rows to train on and others to validate on; what a recipe says to read them."""
     train = write_rows(folder / "answers.jsonl", answers() if rows is None else rows)
-    validation = write_rows(folder / "others.jsonl", answers(4))
+    others = [row | {"prompt": f"now {row['prompt']}"} for row in answers(4)]
+    validation = write_rows(folder / "others.jsonl", others)
     return {"data.source": str(train), "data.validation": str(validation)}

@@ -18,7 +18,7 @@ from torch.distributed import ProcessGroup
 
 from ranks import RECIPE, run_on_ranks
 from wmtp.config import Config, Recipe, override
-from wmtp.data.dataset import Document, TokenDataset, tokenise
+from wmtp.data.dataset import Counts, Document, TokenDataset, tokenise
 from wmtp.data.loader import Batch, Loader, collate, in_order
 from wmtp.data.targets import is_last
 from wmtp.data.tokenizer import train_tokenizer
@@ -329,8 +329,16 @@ def test_positions_are_those_of_a_loop(rows: list[list[int]], supervised: list[b
     lengths = [length for row in rows for length in row]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     tokens = np.arange(offsets[-1], dtype=np.int32)
+    count = len(lengths)
+    starts = np.zeros(count, dtype=np.int64)
     dataset = TokenDataset(
-        tokens, np.array(supervised)[: len(tokens)], offsets, np.arange(len(lengths)), "tokenizer"
+        tokens,
+        np.array(supervised)[: len(tokens)],
+        offsets,
+        np.arange(count),
+        starts,
+        "tokenizer",
+        Counts(count, 22),
     )
     numbers = iter(range(len(lengths)))
     batch = collate(dataset, [[next(numbers) for _ in row] for row in rows], 22)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from answers import answers, reading
+from answers import answers, reading, write_rows
 
 from refusals import refusal
 from wmtp.config import Config, Recipe
@@ -120,7 +120,7 @@ def test_every_token_has_the_reward_of_its_row(label: Any) -> None:
 
 
 def test_plain_texts_are_held_out_one_by_one(label: Any) -> None:
-    rows = [{"text": f"a {'good' if i % 2 else 'bad'} text", "ok": i % 2} for i in range(20)]
+    rows = [{"text": f"a {'good' if i % 2 else 'bad'} text {i}", "ok": i % 2} for i in range(20)]
     fields = {"text": "text", "prompt": None, "completion": None}
     changes = {"data.fields": fields, "data.validation": 0.1, "critic.field": "ok"}
     found = label(rows, **changes)
@@ -221,7 +221,7 @@ def test_answers_that_are_cut_cannot_be_compared(label: Any) -> None:
 
 def test_rewards_that_are_missing(label: Any, columns: Any, tmp_path: Path) -> None:
     expected = (
-        f"data.source {tmp_path / 'answers.jsonl'}: row 0 has no field 'reward' (critic.field); "
+        f"{tmp_path / 'answers.jsonl'}, line 1: no field 'reward' (critic.field); "
         f"it has prompt, completion, is_correct, number"
     )
     assert refusal(label, **{"critic.field": "reward"}) == expected
@@ -229,11 +229,12 @@ def test_rewards_that_are_missing(label: Any, columns: Any, tmp_path: Path) -> N
         assert refusal(columns, **{"critic.field": "reward", "train.scorer": scorer}) == expected
     rows = answers()
     del rows[5]["is_correct"]
-    assert "row 5 has no field 'is_correct' (critic.field)" in refusal(label, rows)
+    assert "answers.jsonl, line 6: no field 'is_correct' (critic.field)" in refusal(label, rows)
     rows = answers()
     rows[5]["is_correct"] = "yes"
-    assert "row 5: field 'is_correct' (critic.field) should be a number or a bool, not str" in refusal(
-        label, rows
+    assert (
+        "answers.jsonl, line 6: field 'is_correct' (critic.field) should be a number or a bool, not str"
+        in refusal(label, rows)
     )
 
 
@@ -241,7 +242,7 @@ def test_rewards_that_are_missing(label: Any, columns: Any, tmp_path: Path) -> N
 def test_rewards_that_are_not_finite(value: float, label: Any, columns: Any) -> None:
     rows = answers()
     rows[7]["is_correct"] = value
-    expected = f"row 7: field 'is_correct' (critic.field) should be finite, not {value}"
+    expected = f"answers.jsonl, line 8: field 'is_correct' (critic.field) should be finite, not {value}"
     assert expected in refusal(label, rows)
     assert expected in refusal(columns, rows, **{"train.scorer": "critic-gae-v1"})
 
@@ -280,11 +281,28 @@ def test_prompts_without_a_wrong_answer_are_passed_over(label: Any) -> None:
     assert {int(better[0].split()[1]) % 2 for better, _ in pairs} == {1}
 
 
-@pytest.mark.parametrize(("prompts", "share"), [(1, 0.1), (2, 0.9), (30, 0.99)])
-def test_something_must_be_left_to_learn_from(prompts: int, share: float, label: Any) -> None:
-    assert refusal(label, answers(prompts), **{"critic.held_out": share}) == (
-        f"critic.held_out {share}: takes the answers to all {prompts} prompts; nothing is left to learn from"
+@pytest.mark.parametrize(("prompts", "share", "learnt"), [(2, 0.9, 1), (30, 0.99, 1), (30, 0.001, 29)])
+def test_something_is_left_to_learn_from(prompts: int, share: float, learnt: int, label: Any) -> None:
+    data, mine, _ = label(answers(prompts), **{"critic.held_out": share})
+    assert len({prompt for prompt, _ in texts(data, mine.documents)}) == learnt
+
+
+def test_answers_to_one_prompt_cannot_be_held_out(label: Any) -> None:
+    rows = [*answers(1)]
+    changes = {"data.validation": str(write_rows(Path("v.jsonl"), answers(2)[4:]))}
+    assert refusal(label, rows, **changes) == (
+        "critic.held_out 0.1: takes the answers to all prompts, as there is only one; nothing is left to learn from"
     )
+
+
+def test_equal_texts_are_held_out_together(label: Any) -> None:
+    rows = [{"text": f"a {'good' if i % 2 else 'bad'} text {i % 10}", "ok": i % 2} for i in range(100)]
+    validation = write_rows(Path("v.jsonl"), [{"text": "another text"}])
+    fields = {"text": "text", "prompt": None, "completion": None}
+    changes = {"data.fields": fields, "data.validation": str(validation), "critic.field": "ok"}
+    data, learnt, held_out = label(rows, **changes)
+    assert [len(part.documents) for part in (learnt, held_out)] == [90, 10]
+    assert not set(texts(data, learnt.documents)) & set(texts(data, held_out.documents))
 
 
 def test_held_out_answers_that_all_are_too_long(label: Any) -> None:
@@ -294,7 +312,8 @@ def test_held_out_answers_that_all_are_too_long(label: Any) -> None:
         row | {"completion": row["completion"] + " so" * 60 * (row["prompt"] in prompts)} for row in answers()
     ]
     assert refusal(label, rows, **{"data.overlong": "drop"}) == (
-        "data: no document of at most data.sequence_length 64 tokens is left"
+        f"data.source {Path('answers.jsonl').resolve()}, critic.held_out: nothing to learn: "
+        "left out 12 of 12 documents (100.0%): 12 longer than data.sequence_length 64"
     )
 
 
@@ -331,11 +350,12 @@ def test_columns_are_the_rewards_and_what_they_are_in_their_group(columns: Any) 
         assert advantage == pytest.approx((right[prompt, completion] - mean) / std, rel=1e-6)
 
 
-def test_a_group_of_one_answer(columns: Any) -> None:
+def test_a_group_of_one_answer(columns: Any, tmp_path: Path) -> None:
     rows = answers()
     alone = [{**rows[0], "prompt": f"add {i} to nothing: "} for i in range(2)]
     assert refusal(columns, [*rows, *alone], **{"train.scorer": "grpo-v1"}) == (
-        "grpo-v1 needs several completions per prompt: 2 of 32 prompts have one, the first in row 120"
+        f"grpo-v1 needs several completions per prompt: 2 of 32 prompts have one, the first in "
+        f"{tmp_path / 'answers.jsonl'}, line 121"
     )
 
 

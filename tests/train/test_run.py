@@ -307,7 +307,10 @@ def test_a_pretrained_backbone_keeps_its_next_token_model(
             r"data\.source 'tinycod' is neither a file nor built in; did you mean 'tinycode'",
         ),
         ({"data.source": "gone.jsonl"}, r"gone\.jsonl: no such file"),
-        ({"data.fields": {"text": "code", "prompt": None, "completion": None}}, r"row 0 has no field 'code'"),
+        (
+            {"data.fields": {"text": "code", "prompt": None, "completion": None}},
+            r", line 1: no field 'code'",
+        ),
         ({"data.where": {"clean": 3}}, r"data\.where {'clean': 3} leaves none of"),
         ({"data.where": {"cleen": True}}, r"no field 'cleen', which data\.where asks for"),
         ({"data.sequence_length": 8, "model.heads": 2}, r"data\.sequence_length 8: .* documents are longer"),

@@ -444,10 +444,10 @@ def test_held_out_rewards_that_are_all_the_same(recipe_of: Make, config: Config,
 
 def test_bad_rewards_leave_no_run(recipe_of: Make, config: Config, tmp_path: Path) -> None:
     message = refusal(train, recipe_of(**{"critic.field": "reward"}), config, tmp_path / "run")
-    assert "row 0 has no field 'reward' (critic.field)" in message
+    assert "answers.jsonl, line 1: no field 'reward' (critic.field)" in message
     assert not (tmp_path / "run").exists()
     for scorer in ("critic-delta-v1", "grpo-v1"):  # a dry run says so too
-        with pytest.raises(WMTPError, match="row 0 has no field 'reward'"):
+        with pytest.raises(WMTPError, match="line 1: no field 'reward'"):
             plan(recipe_of(**{"critic.field": "reward", "train.scorer": scorer}), config)
     assert plan(recipe_of(), config).steps == 8
     train(recipe_of(), config, tmp_path / "run")

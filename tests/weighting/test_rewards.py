@@ -2,7 +2,7 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from wmtp.config import EvaluateConfig, TinycodeConfig
 from wmtp.data import tinycode
-from wmtp.data.dataset import groups_by_prompt
+from wmtp.data.rows import Row
+from wmtp.data.splits import group_numbers
 from wmtp.errors import WMTPError
 from wmtp.evaluate import verdicts as module
 from wmtp.evaluate.sandbox import Execution, Program, Verdict, describe
@@ -32,6 +33,10 @@ RIGHT, WRONG = "def f(x): return x + 1", "def f(x): return x"
 TESTED = {"task_id": 1, "test_list": ["assert f(1) == 2"]}
 
 
+def placed(*rows: Mapping[str, Any]) -> list[Row]:
+    return [Row(row, f"rows.jsonl, line {number}") for number, row in enumerate(rows, start=1)]
+
+
 def array(*values: float) -> NDArray[np.float64]:
     return np.array(values, dtype=np.float64)
 
@@ -44,34 +49,33 @@ def numbers(*values: int) -> NDArray[np.int64]:
 
 
 def test_bools_and_numbers_are_rewards() -> None:
-    rows: list[dict[str, Any]] = [{"r": True}, {"r": False}, {"r": 3}, {"r": -0.25}]
-    rewards = field_rewards(rows, "r", "rows.jsonl")
+    rewards = field_rewards(placed({"r": True}, {"r": False}, {"r": 3}, {"r": -0.25}), "r", "rows.jsonl")
     assert rewards.dtype == np.float64
     assert rewards.tolist() == [1.0, 0.0, 3.0, -0.25]
 
 
 def test_a_row_without_the_field_is_named() -> None:
     with pytest.raises(WMTPError) as error:
-        field_rewards([{"r": 1}, {"a": 2, "b": 3}], "r", "rows.jsonl")
-    assert str(error.value) == "rows.jsonl: row 1 has no field 'r' (critic.field); it has a, b"
+        field_rewards(placed({"r": 1}, {"a": 2, "b": 3}), "r", "rows.jsonl")
+    assert str(error.value) == "rows.jsonl, line 2: no field 'r' (critic.field); it has a, b"
 
 
 @pytest.mark.parametrize(("value", "kind"), [("1", "str"), (None, "NoneType"), ([1.0], "list")])
 def test_what_is_no_number_is_refused(value: Any, kind: str) -> None:
-    expected = rf"row 1: field 'r' \(critic\.field\) should be a number or a bool, not {kind}"
+    expected = rf"line 2: field 'r' \(critic\.field\) should be a number or a bool, not {kind}"
     with pytest.raises(WMTPError, match=expected):
-        field_rewards([{"r": 1}, {"r": value}], "r", "rows.jsonl")
+        field_rewards(placed({"r": 1}, {"r": value}), "r", "rows.jsonl")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400])
 def test_a_reward_that_is_not_finite_is_refused(value: float) -> None:
-    with pytest.raises(WMTPError, match=r"row 1: field 'r' \(critic\.field\) should be finite, not"):
-        field_rewards([{"r": 1}, {"r": value}], "r", "rows.jsonl")
+    with pytest.raises(WMTPError, match=r"line 2: field 'r' \(critic\.field\) should be finite, not"):
+        field_rewards(placed({"r": 1}, {"r": value}), "r", "rows.jsonl")
 
 
 def test_constant_rewards_are_refused() -> None:
     with pytest.raises(WMTPError) as error:
-        field_rewards([{"r": True}, {"r": 1.0}], "r", "rows.jsonl")
+        field_rewards(placed({"r": True}, {"r": 1.0}), "r", "rows.jsonl")
     assert str(error.value) == (
         "rows.jsonl: field 'r' (critic.field): constant: a critic has nothing to learn from; "
         "every row's reward is 1.0"
@@ -112,7 +116,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def judge(codes: list[str], cache: Path, config: EvaluateConfig = ALLOWED) -> list[float]:
-    return list(verifier_rewards([TESTED] * len(codes), codes, config, cache))
+    return list(verifier_rewards(placed(*[TESTED] * len(codes)), codes, config, cache))
 
 
 def test_rewards_are_what_the_benchmark_planted(tmp_path: Path) -> None:
@@ -121,7 +125,7 @@ def test_rewards_are_what_the_benchmark_planted(tmp_path: Path) -> None:
             seed=3, train=10, validation=0, test=0, noise=0.5, curated=0, min_operations=1, max_operations=2
         )
     )
-    rows = [dict(row) for row in corpus.train]
+    rows = placed(*map(dict, corpus.train))
     rewards = verifier_rewards(rows, [row["code"] for row in rows], ALLOWED, tmp_path)
     assert rewards.tolist() == [float(row["is_correct"]) for row in rows]
     assert 0 < rewards.sum() < len(rows)
@@ -130,7 +134,7 @@ def test_rewards_are_what_the_benchmark_planted(tmp_path: Path) -> None:
 def test_setup_code_goes_before_the_tests(tmp_path: Path) -> None:
     row = {"test_list": ["assert f(ONE) == 2"], "test_setup_code": "ONE = 1"}
     without = {"test_list": ["assert f(1) == 2"], "test_setup_code": None}
-    rewards = verifier_rewards([row, row, without], [RIGHT, WRONG, RIGHT], ALLOWED, tmp_path)
+    rewards = verifier_rewards(placed(row, row, without), [RIGHT, WRONG, RIGHT], ALLOWED, tmp_path)
     assert rewards.tolist() == [1.0, 0.0, 1.0]
 
 
@@ -171,7 +175,7 @@ def test_a_verdict_holds_for_this_program_with_these_tests_and_limits(
     judge(["pass", "x"], tmp_path)
     again = sandbox()
     config = EvaluateConfig(allow_code_execution=True, **limits)
-    verifier_rewards([row, TESTED], [code, "x"], config, tmp_path)
+    verifier_rewards(placed(row, TESTED), [code, "x"], config, tmp_path)
     assert code in again.executed
 
 
@@ -237,8 +241,8 @@ def test_a_program_that_could_not_be_judged_is_never_scored(tmp_path: Path, sand
     with pytest.raises(WMTPError) as error:
         judge(codes, tmp_path)
     assert str(error.value) == (
-        "critic.reward verifier: the sandbox failed on 2 programs, which are not scored, the first of them row 1: "
-        "no temporary directory"
+        "critic.reward verifier: the sandbox failed on 2 programs, which are not scored, the first of them "
+        "rows.jsonl, line 2: no temporary directory"
     )
     written = [json.loads(line)["verdict"] for line in (tmp_path / VERDICTS).read_text().splitlines()]
     assert sorted(written) == ["failed", "passed"]
@@ -252,8 +256,10 @@ def test_a_program_that_could_not_be_judged_is_never_scored(tmp_path: Path, sand
 )
 def test_a_row_without_tests_is_named(row: dict[str, Any], tmp_path: Path, sandbox: Any) -> None:
     ran = sandbox()
-    with pytest.raises(WMTPError, match=r"verifier: row 1 has no tests: .*'test_list'.*; it has text"):
-        verifier_rewards([TESTED, row], ["pass", "x"], ALLOWED, tmp_path)
+    with pytest.raises(
+        WMTPError, match=r"verifier: rows\.jsonl, line 2: no tests: .*'test_list'.*; it has text"
+    ):
+        verifier_rewards(placed(TESTED, row), ["pass", "x"], ALLOWED, tmp_path)
     assert ran.executed == []
 
 
@@ -267,7 +273,7 @@ def test_programs_that_all_fail_teach_nothing(tmp_path: Path, sandbox: Any) -> N
 
 
 def test_groups_are_counted_in_order_of_appearance() -> None:
-    groups = groups_by_prompt(["b", "a", "b", "", "a"])
+    groups = group_numbers(["b", "a", "b", "", "a"])
     assert groups.dtype == np.int64
     assert groups.tolist() == [0, 1, 0, 2, 1]
 

@@ -114,7 +114,7 @@ class DataConfig(Section):
     tokenizer: str | None = None
     vocab_size: Annotated[int, Field(ge=260)] = 1024
     sequence_length: Annotated[int, Field(ge=2)] = 256
-    overlong: Literal["error", "split", "drop"] = "error"
+    overlong: Literal["error", "split", "truncate", "drop"] = "error"
     reference_scores: str | None = None
     tinycode: TinycodeConfig = TinycodeConfig()
     python_source: PythonSourceConfig = PythonSourceConfig()

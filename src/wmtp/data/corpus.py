@@ -5,17 +5,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import DataConfig, FieldsConfig, Recipe, TinycodeConfig
 from wmtp.data import tinycode
-from wmtp.data.dataset import TokenDataset, documents_from, groups_by_prompt, tokenise
-from wmtp.data.sources import Row, keep_where, python_source_rows, read_file_rows
+from wmtp.data.dataset import TokenDataset, tokenise
+from wmtp.data.documents import documents_from
+from wmtp.data.file_splits import file_rows
+from wmtp.data.python_source import python_source_rows
+from wmtp.data.rows import Row, keep_where
 from wmtp.data.templates import mbpp_style_prompt
 from wmtp.data.tokenizer import load_tokenizer, train_tokenizer
 from wmtp.errors import WMTPError
-from wmtp.progress import working
+from wmtp.progress import note, working
 from wmtp.registry import did_you_mean
 
 BUILT_IN = {
@@ -26,12 +28,13 @@ BUILT_IN = {
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of each split as they came, and which of their fields are learnt from."""
+    """The rows of each split as they came, which of their fields are learnt from, and what to know of the splits."""
 
     train: list[Row]
     validation: list[Row]
     test: list[Row]
     fields: FieldsConfig
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,15 @@ class Data:
     tokenizer: PreTrainedTokenizerFast
     train: TokenDataset
     validation: TokenDataset
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out or changed on the way from the source to the tokens, in words."""
+        own = {"training": self.train, "validation": self.validation}
+        return [
+            *self.rows.notes,
+            *(f"{name}: {line}" for name, split in own.items() for line in split.counts.describe()),
+        ]
 
 
 def load_rows(recipe: Recipe) -> Rows:
@@ -56,8 +68,10 @@ def load_rows(recipe: Recipe) -> Rows:
 def load_data(recipe: Recipe, cache: Path) -> Data:
     """Rows, tokenizer (given, the backbone's, or trained on all training rows) and token data sets.
 
+    What was left out is told on standard error.
+
     Raises:
-        WMTPError: unknown source, missing file or field, or nothing left.
+        WMTPError: unknown source, missing file or field, or nothing left to learn for a head.
     """
     data = recipe.data
     source = _source_rows(data)
@@ -66,17 +80,38 @@ def load_data(recipe: Recipe, cache: Path) -> Data:
     if location is not None:
         tokenizer = load_tokenizer(location)
     else:
-        documents = documents_from(source.train, source.fields, data.source)
+        documents = documents_from(source.train, source.fields)
         texts = [text for d in documents for text in (d.prompt, d.completion)]
         with working("train tokenizer"):
             tokenizer = train_tokenizer(texts, data.vocab_size, cache)
 
-    def encode(split: list[Row]) -> TokenDataset:
-        documents = documents_from(split, rows.fields, f"data.source {data.source}")
-        return tokenise(documents, tokenizer, data.sequence_length, data.overlong)
+    def encode(split: list[Row], name: str) -> TokenDataset:
+        documents = documents_from(split, rows.fields)
+        return tokenise(
+            documents, tokenizer, data.sequence_length, data.overlong, f"data.source {data.source}, {name}"
+        )
 
     with working("tokenise"):
-        return Data(rows, tokenizer, encode(rows.train), encode(rows.validation))
+        loaded = Data(rows, tokenizer, encode(rows.train, "training"), encode(rows.validation, "validation"))
+    _check_learnable(recipe, loaded.train)
+    for line in loaded.notes:
+        note(line)
+    return loaded
+
+
+def _check_learnable(recipe: Recipe, train: TokenDataset) -> None:
+    """Refuse data in which no completion has text, or no document reaches as far as the last head."""
+    kept = train.counts.documents - train.counts.left_out
+    if train.counts.empty == kept:
+        raise WMTPError(
+            f"data.source {recipe.data.source}: all {kept} completions are empty; nothing to learn"
+        )
+    furthest = int((train.positions * train.supervised).max())
+    if furthest < recipe.model.heads:
+        raise WMTPError(
+            f"model.heads {recipe.model.heads}: in no training document does a supervised token stand more than "
+            f"{furthest} places behind the first, so the last head has nothing to learn; use fewer heads"
+        )
 
 
 def _chosen_rows(source: Rows, data: DataConfig) -> Rows:
@@ -112,27 +147,11 @@ def _source_rows(data: DataConfig) -> Rows:
             f"data.source {data.source!r} is neither a file nor built in; "
             f"{did_you_mean(data.source, list(BUILT_IN))}"
         )
-    train = read_file_rows(data.source)
-    if isinstance(data.validation, str):
-        return Rows(train, read_file_rows(data.validation), [], data.fields)
-    held_out = _held_out(train, data)
-    return Rows(
-        [row for row, out in zip(train, held_out, strict=True) if not out],
-        [row for row, out in zip(train, held_out, strict=True) if out],
-        [],
-        data.fields,
-    )
+    found = file_rows(data)
+    return Rows(found.train, found.validation, found.test, data.fields, tuple(found.notes))
 
 
 def _with_prompts(rows: list[Any]) -> list[Row]:
-    return [{**row, "prompt": mbpp_style_prompt(row["text"])} for row in rows]
-
-
-def _held_out(rows: list[Row], data: DataConfig) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which rows are held out: all that answer some of the prompts; of plain texts, some of the texts."""
-    assert isinstance(data.validation, float)
-    prompt = data.fields.prompt
-    groups = np.arange(len(rows)) if prompt is None else groups_by_prompt([str(r.get(prompt)) for r in rows])
-    count = int(groups.max()) + 1
-    chosen = np.random.default_rng(0).permutation(count)[: max(1, round(data.validation * count))]
-    return np.isin(groups, chosen)
+    return [
+        Row({**row, "prompt": mbpp_style_prompt(row["text"])}, f"tinycode, {row['task_id']}") for row in rows
+    ]

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +12,79 @@ from transformers import PreTrainedTokenizerFast
 from wmtp.data.tokenizer import encode, encode_completions, tokenizer_fingerprint
 from wmtp.errors import WMTPError
 
+Overlong = Literal["error", "split", "truncate", "drop"]
+
 
 @dataclass(frozen=True)
 class Document:
-    """What is learnt from one row: the completion, given the prompt; plain text has an empty prompt."""
+    """What is learnt from one row: the completion, given the prompt; plain text has an empty prompt.
+
+    `place` is where the row stands, for errors.
+    """
 
     prompt: str
     completion: str
+    place: str = "the text"
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether there is nothing but white space."""
+        return not (self.prompt + self.completion).strip()
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the documents of a split.
+
+    documents: that were read.
+    sequence_length: of a row, in tokens.
+    blank: left out, without any text but white space.
+    overlong: left out, longer than a row.
+    unsupervised: left out, of which no token is both supervised and behind another.
+    pieces: left out of documents that were split, for the same reason.
+    cut: split or truncated, and kept.
+    empty: kept, with a blank completion: only where it ends is learnt.
+    """
+
+    documents: int
+    sequence_length: int
+    blank: int = 0
+    overlong: int = 0
+    unsupervised: int = 0
+    pieces: int = 0
+    cut: int = 0
+    empty: int = 0
+
+    @property
+    def left_out(self) -> int:
+        """Whole documents that are left out."""
+        return self.blank + self.overlong + self.unsupervised
+
+    def describe(self) -> list[str]:
+        """What was left out or cut, in words; nothing where every document is whole."""
+        row = f"data.sequence_length {self.sequence_length}"
+        reasons = {
+            "without text": self.blank,
+            f"longer than {row}": self.overlong,
+            f"without a supervised token within {row}": self.unsupervised,
+        }
+        lines = []
+        if self.left_out:
+            parts = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items() if count)
+            lines.append(
+                f"left out {self.left_out:,} of {self.documents:,} documents "
+                f"({self.left_out / self.documents:.1%}): {parts}"
+            )
+        if self.cut:
+            pieces = (
+                f", and left out {self.pieces:,} pieces without a supervised token" if self.pieces else ""
+            )
+            lines.append(f"cut {self.cut:,} of {self.documents:,} documents at {row}{pieces}")
+        if self.empty:
+            lines.append(
+                f"{self.empty:,} of {self.documents:,} completions are empty: only their end is learnt"
+            )
+        return lines
 
 
 @dataclass(frozen=True)
@@ -26,14 +92,17 @@ class TokenDataset:
     """Documents of at most a row's length, end to end.
 
     tokens: [T] int32; supervised: [T] bool, whether a token may be a target; offsets: [documents + 1] int64;
-    sources: [documents] int64, the row each document came from.
+    sources: [documents] int64, the row each document came from; starts: [documents] int64, how many of that row's
+    tokens stand before it.
     """
 
     tokens: NDArray[np.int32]
     supervised: NDArray[np.bool_]
     offsets: NDArray[np.int64]
     sources: NDArray[np.int64]
+    starts: NDArray[np.int64]
     tokenizer_fingerprint: str
+    counts: Counts
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -44,6 +113,11 @@ class TokenDataset:
         return np.diff(self.offsets)
 
     @property
+    def positions(self) -> NDArray[np.int64]:
+        """[T]: how many tokens of its document stand before each token."""
+        return np.arange(len(self.tokens)) - np.repeat(self.offsets[:-1], self.lengths)
+
+    @property
     def fingerprint(self) -> str:
         """Hex digest of the tokens, their supervision and the documents' limits."""
         digest = hashlib.sha256()
@@ -52,14 +126,34 @@ class TokenDataset:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """Tokens of a row from `start` on; the first `unsupervised` of them are no targets."""
+
+    row: int
+    start: int
+    ids: list[int]
+    unsupervised: int
+
+    @property
+    def has_target(self) -> bool:
+        return len(self.ids) > max(1, self.unsupervised)
+
+
 def tokenise(
     documents: Sequence[Document],
     tokenizer: PreTrainedTokenizerFast,
     sequence_length: int,
-    overlong: Literal["error", "split", "drop"],
+    overlong: Overlong,
+    name: str = "data",
 ) -> TokenDataset:
     """Prompt, completion and an end token, of which the completion and the end token are supervised.
 
+    Documents and pieces of which nothing can be learnt are left out and counted. A document that is truncated keeps
+    its beginning and has no end token.
+
+    Args:
+        name: of the documents, for errors.
     Raises:
         WMTPError: a document is longer than the row and `overlong` is "error", or nothing is left to learn.
     """
@@ -67,72 +161,62 @@ def tokenise(
     prompts = encode(tokenizer, texts)
     completions = encode_completions(tokenizer, texts, [d.completion for d in documents])
     lengths = [len(p) + len(c) + 1 for p, c in zip(prompts, completions, strict=True)]
-    too_long = [row for row, length in enumerate(lengths) if length > sequence_length]
-    if too_long and overlong == "error":
-        worst = max(too_long, key=lengths.__getitem__)
+    is_blank = [d.is_blank for d in documents]
+    is_long = [n > sequence_length and not blank for n, blank in zip(lengths, is_blank, strict=True)]
+    if any(is_long) and overlong == "error":
+        worst = max(range(len(documents)), key=lambda row: lengths[row] * is_long[row])
         raise WMTPError(
-            f"data.sequence_length {sequence_length}: {len(too_long)} of {len(documents)} documents are longer, "
-            f"row {worst} with {lengths[worst]} tokens the longest; raise it or set data.overlong to split or drop"
+            f"data.sequence_length {sequence_length}: {sum(is_long)} of {len(documents)} documents are longer, "
+            f"{documents[worst].place} with {lengths[worst]} tokens the longest; raise it or set data.overlong to "
+            f"split, truncate or drop"
         )
-    pieces: list[tuple[int, list[int], int]] = []
+    pieces: list[_Piece] = []
     for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-        if lengths[row] > sequence_length and overlong == "drop":
+        if is_blank[row] or (is_long[row] and overlong == "drop"):
             continue
         ids = [*prompt, *completion, int(tokenizer.eos_token_id)]
+        ends = sequence_length if overlong == "truncate" else len(ids)
         pieces += [
-            (row, ids[start : start + sequence_length], max(0, len(prompt) - start))
-            for start in range(0, len(ids), sequence_length)
+            _Piece(row, start, ids[start : start + sequence_length], max(0, len(prompt) - start))
+            for start in range(0, ends, sequence_length)
         ]
-    return _concatenate(pieces, tokenizer_fingerprint(tokenizer), sequence_length)
+    kept = [piece for piece in pieces if piece.has_target]
+    counts = _count(documents, is_blank, is_long, pieces, sequence_length, overlong)
+    if not kept:
+        raise WMTPError(f"{name}: nothing to learn: {'; '.join(counts.describe())}")
+    return _concatenate(kept, tokenizer_fingerprint(tokenizer), counts)
 
 
-def _concatenate(
-    pieces: Sequence[tuple[int, list[int], int]], fingerprint: str, sequence_length: int
-) -> TokenDataset:
-    if not pieces:
-        raise WMTPError(f"data: no document of at most data.sequence_length {sequence_length} tokens is left")
+def _count(
+    documents: Sequence[Document],
+    is_blank: Sequence[bool],
+    is_long: Sequence[bool],
+    pieces: Sequence[_Piece],
+    sequence_length: int,
+    overlong: Overlong,
+) -> Counts:
+    rows = {piece.row for piece in pieces}
+    kept = {piece.row for piece in pieces if piece.has_target}
+    return Counts(
+        documents=len(documents),
+        sequence_length=sequence_length,
+        blank=sum(is_blank),
+        overlong=sum(is_long) if overlong == "drop" else 0,
+        unsupervised=len(rows - kept),
+        pieces=sum(piece.row in kept and not piece.has_target for piece in pieces),
+        cut=sum(is_long[row] for row in kept),
+        empty=sum(not documents[row].completion.strip() for row in kept),
+    )
+
+
+def _concatenate(pieces: Sequence[_Piece], fingerprint: str, counts: Counts) -> TokenDataset:
     offsets = np.zeros(len(pieces) + 1, dtype=np.int64)
-    np.cumsum([len(ids) for _, ids, _ in pieces], out=offsets[1:])
-    tokens = np.concatenate([np.asarray(ids, dtype=np.int32) for _, ids, _ in pieces])
+    np.cumsum([len(piece.ids) for piece in pieces], out=offsets[1:])
+    tokens = np.concatenate([np.asarray(piece.ids, dtype=np.int32) for piece in pieces])
     supervised = np.ones(len(tokens), dtype=np.bool_)
-    for start, (_, _, unsupervised) in zip(offsets, pieces, strict=False):
-        supervised[start : start + unsupervised] = False
-    sources = np.asarray([row for row, _, _ in pieces], dtype=np.int64)
-    return TokenDataset(tokens, supervised, offsets, sources, fingerprint)
-
-
-def documents_from(rows: Sequence[dict[str, Any]], fields: Any, where: str) -> list[Document]:
-    """The document of each row, by `data.fields`.
-
-    Raises:
-        WMTPError: a row lacks a named field, or it holds no text.
-    """
-    if fields.text is not None:
-        return [Document("", _text(row, i, fields.text, "text", where)) for i, row in enumerate(rows)]
-    return [
-        Document(
-            _text(row, i, fields.prompt, "prompt", where),
-            _text(row, i, fields.completion, "completion", where),
-        )
-        for i, row in enumerate(rows)
-    ]
-
-
-def _text(row: dict[str, Any], index: int, field: str, kind: str, where: str) -> str:
-    if field not in row:
-        raise WMTPError(
-            f"{where}: row {index} has no field {field!r} (data.fields.{kind}); it has {', '.join(row) or 'none'}"
-        )
-    value = row[field]
-    if not isinstance(value, str):
-        raise WMTPError(
-            f"{where}: row {index}: field {field!r} (data.fields.{kind}) should be text, "
-            f"not {type(value).__name__}"
-        )
-    return value
-
-
-def groups_by_prompt(prompts: Sequence[str]) -> NDArray[np.int64]:
-    """[rows] int64: the same number for the same prompt, counted in order of first appearance."""
-    numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(prompt, len(numbers)) for prompt in prompts], dtype=np.int64)
+    for start, piece in zip(offsets, pieces, strict=False):
+        supervised[start : start + piece.unsupervised] = False
+    sources, starts = (
+        np.asarray([getattr(piece, name) for piece in pieces], dtype=np.int64) for name in ("row", "start")
+    )
+    return TokenDataset(tokens, supervised, offsets, sources, starts, fingerprint, counts)

@@ -3,26 +3,31 @@
 import gzip
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wmtp.errors import WMTPError
+from wmtp.errors import WMTPError, one_line
 
 PlacedRow = tuple[str, dict[str, Any]]
+
+UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_json_lines(path: Path) -> Iterator[PlacedRow]:
     """The rows of a file with an object on each line, compressed where its name ends in .gz; blank lines are none.
 
     Raises:
-        WMTPError: the file cannot be read, or a line is not a JSON object.
+        WMTPError: the file cannot be read, or a line is not a JSON object in UTF-8.
     """
     try:
         with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
+                place = f"{path}, line {number}"
+                if number == 1 and line.startswith(UTF_16_MARKS):
+                    raise WMTPError(f"{path}: is UTF-16; save it as UTF-8")
                 if line.strip():
-                    place = f"{path}, line {number}"
                     yield place, _row(_parse(line, place), place)
     except (OSError, EOFError, zlib.error) as error:
         raise unreadable(path, error) from None
@@ -56,9 +61,23 @@ def unreadable(path: Path, error: Exception) -> WMTPError:
 
 def _parse(text: bytes, place: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
+    except _RepeatedKey as error:
+        raise WMTPError(f"{place}: the key {error.args[0]!r} stands twice in an object") from None
     except (ValueError, RecursionError) as error:
-        raise WMTPError(f"{place}: not JSON: {error}") from None
+        raise WMTPError(f"{place}: not JSON: {one_line(error)}") from None
+
+
+class _RepeatedKey(ValueError):
+    """Of the two values one would be lost."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise _RepeatedKey(counts.most_common(1)[0][0])
+    return values
 
 
 def _row(value: Any, place: str) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import Config, Recipe
 from wmtp.data.corpus import load_rows
-from wmtp.data.dataset import TokenDataset, documents_from, tokenise
+from wmtp.data.dataset import TokenDataset, tokenise
+from wmtp.data.documents import documents_from
 from wmtp.data.loader import in_order
 from wmtp.data.targets import make_targets
 from wmtp.decode.batch import evaluation_mode
@@ -79,8 +80,9 @@ def validation_documents(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> 
         WMTPError: unknown source, missing file or field, or nothing to validate on.
     """
     rows, data = load_rows(recipe), recipe.data
-    documents = documents_from(rows.validation, rows.fields, f"data.source {data.source}")
-    return tokenise(documents, tokenizer, data.sequence_length, data.overlong)
+    documents = documents_from(rows.validation, rows.fields)
+    name = f"data.source {data.source}, validation"
+    return tokenise(documents, tokenizer, data.sequence_length, data.overlong, name)
 
 
 def measure_heads(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wmtp.config import Config, Recipe, override
 from wmtp.data.corpus import Data, load_data
-from wmtp.data.dataset import documents_from
+from wmtp.data.documents import documents_from
 from wmtp.data.loader import collate, pack
 from wmtp.data.targets import lookahead, shift_left
 from wmtp.environment import choose_device, configure_torch
@@ -25,7 +25,7 @@ from wmtp.tracking import finite
 from wmtp.train import checkpoint
 from wmtp.train.assemble import known_columns
 from wmtp.train.stage_one import with_own_critic
-from wmtp.weighting.inspect import first_piece, planted_tokens, token_pieces, weighed
+from wmtp.weighting.inspect import planted_tokens, token_pieces, weighed
 from wmtp.weighting.scorers import SCORERS
 from wmtp.weighting.value_metrics import auc
 
@@ -111,10 +111,10 @@ def _planted(data: Data) -> tuple[NDArray[np.int64], list[str]]:
         kind = str(row.get("corruption", "error"))
         if row["error_spans"] and kind not in kinds:
             kinds.append(kind)
-        pieces = token_pieces(data.tokenizer, documents_from([row], data.rows.fields, "data")[0])
+        pieces = token_pieces(data.tokenizer, documents_from([row], data.rows.fields)[0])
         wrong = np.array(planted_tokens(pieces, row))
         is_first = wrong & ~np.concatenate([[False], wrong[:-1]])
-        first = int(dataset.offsets[document] - dataset.offsets[first_piece(dataset, document)])
+        first = int(dataset.starts[document])
         start, length = int(dataset.offsets[document]), int(dataset.lengths[document])
         number = kinds.index(kind) + 1 if row["error_spans"] else 0
         planted[start : start + length] = np.stack([number * wrong, is_first], axis=1)[first : first + length]

@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 from wmtp.config import Config, FieldsConfig, Recipe, override, recipe_from
 from wmtp.data.corpus import Data, Rows, load_data
-from wmtp.data.dataset import Document, documents_from, tokenise
+from wmtp.data.dataset import Document, tokenise
+from wmtp.data.documents import documents_from
+from wmtp.data.rows import Row
 from wmtp.environment import choose_device, configure_torch
 from wmtp.errors import WMTPError
 from wmtp.experiment.results import TokenSample
@@ -15,7 +17,7 @@ from wmtp.train.assemble import build_module, known_columns, scorer_needs
 from wmtp.train.module import WeightedMTP
 from wmtp.train.stage_one import with_own_critic
 from wmtp.train.state import task_tensors
-from wmtp.weighting.inspect import first_piece, planted_tokens, token_pieces, token_weights
+from wmtp.weighting.inspect import planted_tokens, token_pieces, token_weights
 
 POPULATION = 256
 """Documents that are weighed together, about as many as in an optimiser step."""
@@ -65,10 +67,9 @@ def token_sample(data: Data, document: int, weights: dict[str, list[float | None
     """One document of the training data, piece by piece."""
     index = int(data.train.sources[document])
     row = data.rows.train[index]
-    text = documents_from([row], data.rows.fields, "data")[0]
+    text = documents_from([row], data.rows.fields)[0]
     pieces = token_pieces(data.tokenizer, text)
-    first = int(data.train.offsets[document])
-    start = first - int(data.train.offsets[first_piece(data.train, document)])
+    start = int(data.train.starts[document])
     shown = pieces[start : start + int(data.train.lengths[document])]
     supervised = [weight is not None for weight in next(iter(weights.values()))]
     return TokenSample(
@@ -97,9 +98,10 @@ def inspect_document(
                 f"name one of them with --sample"
             )
         recipe = override(recipe, {"data.reference_scores": None}, "--text")
-        row = {"text": text}
+        row = Row({"text": text}, "--text")
         rows = Rows([row], [row], [], FieldsConfig(text="text"))
-        dataset = tokenise([Document("", text)], data.tokenizer, recipe.data.sequence_length, "error")
+        length, documents = recipe.data.sequence_length, [Document("", text, "--text")]
+        dataset = tokenise(documents, data.tokenizer, length, "error", "--text")
         data, population, document = Data(rows, data.tokenizer, dataset, dataset), [0], 0
     elif document >= len(data.train):
         raise WMTPError(f"--sample {document}: the training data has {len(data.train)} documents")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wmtp.config import Config, Recipe
 from wmtp.data.corpus import load_rows
-from wmtp.data.dataset import documents_from
+from wmtp.data.documents import documents_from
 from wmtp.data.tokenizer import encode
 from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
@@ -48,7 +48,7 @@ def sample_answers(
     rows = load_rows(recipe)
     if rows.fields.prompt is None:
         raise WMTPError(f"data.source {recipe.data.source!r}: plain texts have no prompts to answer")
-    documents = documents_from(rows.train, rows.fields, f"data.source {recipe.data.source}")
+    documents = documents_from(rows.train, rows.fields)
     by_prompt = {d.prompt: row for d, row in zip(reversed(documents), reversed(rows.train), strict=True)}
     prompts = list(dict.fromkeys(d.prompt for d in documents))[:limit]
     location, model, tokenizer = trained_model(run, config)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from wmtp.config import Config, Recipe, override
 from wmtp.data.corpus import Data
 from wmtp.data.loader import Batch, Columns, collate, pack
-from wmtp.data.sources import keep_where
+from wmtp.data.rows import keep_where
 from wmtp.environment import choose_device, choose_dtype
 from wmtp.errors import WMTPError
 from wmtp.model.build import (

@@ -9,8 +9,10 @@ from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import Config, Recipe
 from wmtp.data.corpus import Data, Rows, load_rows
-from wmtp.data.dataset import Document, TokenDataset, documents_from, groups_by_prompt, tokenise
-from wmtp.data.sources import Row
+from wmtp.data.dataset import Document, TokenDataset, tokenise
+from wmtp.data.documents import documents_from
+from wmtp.data.rows import Row
+from wmtp.data.splits import group_numbers, held_out
 from wmtp.environment import choose_device, choose_dtype
 from wmtp.errors import WMTPError
 from wmtp.train.critic import Labelled
@@ -36,18 +38,19 @@ def labelled_documents(
         WMTPError: rewards are missing or constant, or there are no pairs where pairs are needed.
     """
     rows = load_rows(recipe)
-    documents = documents_from(rows.train, rows.fields, f"data.source {recipe.data.source}")
+    documents = documents_from(rows.train, rows.fields)
     rewards = _rewards(recipe, config, rows.train, documents)
     groups = _groups(rows, documents)
-    is_held_out = np.isin(groups, _some_groups(groups, recipe.critic.held_out, recipe.seed))
-    if is_held_out.all():
+    apart = group_numbers([d.prompt or d.completion for d in documents])
+    if apart.max() == 0:
         raise WMTPError(
-            f"critic.held_out {recipe.critic.held_out}: takes the answers to all {len(np.unique(groups))} prompts; "
+            f"critic.held_out {recipe.critic.held_out}: takes the answers to all prompts, as there is only one; "
             f"nothing is left to learn from"
         )
-    learnt, held_out = (
-        _labelled(recipe, np.flatnonzero(chosen), documents, rewards, tokenizer)
-        for chosen in (~is_held_out, is_held_out)
+    is_held_out = held_out(apart, recipe.critic.held_out, recipe.seed)
+    learnt, kept_apart = (
+        _labelled(recipe, np.flatnonzero(chosen), documents, rewards, tokenizer, name)
+        for chosen, name in ((~is_held_out, "not held out"), (is_held_out, "critic.held_out"))
     )
     check_rewards(
         learnt.columns["rewards"].astype(np.float64), "critic.reward: the rows that are not held out"
@@ -57,7 +60,7 @@ def labelled_documents(
         learnt = Labelled(
             learnt.documents, learnt.columns, _pairs(recipe, learnt, rewards[kept], groups[kept])
         )
-    return learnt, held_out
+    return learnt, kept_apart
 
 
 def training_columns(
@@ -67,14 +70,16 @@ def training_columns(
     wanted = needs & {"rewards", "advantages"}
     if not wanted:
         return {}
-    documents = documents_from(data.rows.train, data.rows.fields, f"data.source {recipe.data.source}")
+    documents = documents_from(data.rows.train, data.rows.fields)
     rewards = _rewards(recipe, config, data.rows.train, documents)
     columns = {}
     if "rewards" in wanted:
         columns["rewards"] = _by_token(data.train, rewards)
     if "advantages" in wanted:
         groups = _groups(data.rows, documents)
-        columns["advantages"] = _by_token(data.train, group_advantages(rewards, groups))
+        columns["advantages"] = _by_token(
+            data.train, group_advantages(rewards, groups, [d.place for d in documents])
+        )
     return columns
 
 
@@ -104,12 +109,7 @@ def _groups(rows: Rows, documents: Sequence[Document]) -> NDArray[np.int64]:
     """Which rows answer the same prompt; plain texts answer none."""
     if rows.fields.text is not None:
         return np.arange(len(documents))
-    return groups_by_prompt([d.prompt for d in documents])
-
-
-def _some_groups(groups: NDArray[np.int64], share: float, seed: int) -> NDArray[np.int64]:
-    known = np.unique(groups)
-    return np.random.default_rng(seed).permutation(known)[: max(1, round(share * len(known)))]
+    return group_numbers([d.prompt for d in documents])
 
 
 def _labelled(
@@ -118,9 +118,11 @@ def _labelled(
     documents: Sequence[Document],
     rewards: NDArray[np.float64],
     tokenizer: PreTrainedTokenizerFast,
+    name: str,
 ) -> Labelled:
-    data = recipe.data
-    dataset = tokenise([documents[i] for i in rows], tokenizer, data.sequence_length, data.overlong)
+    data, chosen = recipe.data, [documents[i] for i in rows]
+    source = f"data.source {data.source}, {name}"
+    dataset = tokenise(chosen, tokenizer, data.sequence_length, data.overlong, source)
     return Labelled(dataset, {"rewards": _by_token(dataset, rewards[rows])})
 
 
@@ -129,8 +131,10 @@ def _pairs(
 ) -> list[tuple[int, int]]:
     """Pairs of documents that fit into a row together."""
     dataset, length = learnt.documents, recipe.data.sequence_length
-    if len(np.unique(dataset.sources)) < len(dataset):
-        raise WMTPError("data.overlong split: cuts answers, and pairwise compares whole ones; use drop")
+    if dataset.counts.cut:
+        raise WMTPError(
+            f"data.overlong {recipe.data.overlong}: cuts answers, and pairwise compares whole ones; use drop"
+        )
     pairs = pair_up(rewards, groups, dataset.lengths, recipe.seed)
     fits = dataset.lengths[pairs].sum(1) <= length
     if not fits.all() and (recipe.data.overlong == "error" or not fits.any()):

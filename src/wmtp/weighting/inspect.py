@@ -75,10 +75,3 @@ def planted_tokens(pieces: Sequence[tuple[str, int, int]], row: Mapping[str, Any
     """Whether each token overlaps one of the row's `error_spans` (character places in the completion)."""
     spans: Places = row.get("error_spans") or ()
     return [any(start < high and low < end for low, high in spans) for _, start, end in pieces]
-
-
-def first_piece(dataset: TokenDataset, document: int) -> int:
-    """The first document that came from the same row: long rows are split into several."""
-    while document > 0 and dataset.sources[document - 1] == dataset.sources[document]:
-        document -= 1
-    return document

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wmtp.config import EvaluateConfig
-from wmtp.data.sources import Row
+from wmtp.data.rows import Row
 from wmtp.errors import WMTPError
 from wmtp.evaluate.judging import require_consent
 from wmtp.evaluate.sandbox import Program, Verdict
@@ -33,24 +33,22 @@ def field_rewards(rows: Sequence[Row], field: str, where: str) -> NDArray[np.flo
     Raises:
         WMTPError: a row lacks the field or holds something else in it, or all rows hold the same.
     """
-    rewards = np.array([_number(row, i, field, where) for i, row in enumerate(rows)], dtype=np.float64)
+    rewards = np.array([_number(row, field) for row in rows], dtype=np.float64)
     check_rewards(rewards, f"{where}: field {field!r} (critic.field)")
     return rewards
 
 
-def _number(row: Row, index: int, field: str, where: str) -> float:
+def _number(row: Row, field: str) -> float:
     if field not in row:
-        raise WMTPError(
-            f"{where}: row {index} has no field {field!r} (critic.field); it has {', '.join(row) or 'none'}"
-        )
+        raise WMTPError(f"{row.place}: no field {field!r} (critic.field); it has {row.names}")
     value = row[field]
     if not isinstance(value, int | float):
         raise WMTPError(
-            f"{where}: row {index}: field {field!r} (critic.field) should be a number or a bool, "
+            f"{row.place}: field {field!r} (critic.field) should be a number or a bool, "
             f"not {type(value).__name__}"
         )
     if not abs(value) <= sys.float_info.max:
-        raise WMTPError(f"{where}: row {index}: field {field!r} (critic.field) should be finite, not {value}")
+        raise WMTPError(f"{row.place}: field {field!r} (critic.field) should be finite, not {value}")
     return float(value)
 
 
@@ -70,10 +68,7 @@ def verifier_rewards(
             rewards are equal.
     """
     require_consent(config)
-    programs = [
-        _program(row, index, completion)
-        for index, (row, completion) in enumerate(zip(rows, completions, strict=True))
-    ]
+    programs = [_program(row, completion) for row, completion in zip(rows, completions, strict=True)]
     executions = judge_once(programs, config, cache, "verify")
     broken = [pair for pair in zip(programs, executions, strict=True) if pair[1].verdict is Verdict.ERROR]
     if broken:
@@ -88,17 +83,19 @@ def verifier_rewards(
     return rewards
 
 
-def _program(row: Row, index: int, completion: str) -> Program:
+def _program(row: Row, completion: str) -> Program:
     tests, setup = row.get("test_list"), row.get("test_setup_code") or ""
     if not tests or not isinstance(tests, list) or not all(isinstance(t, str) for t in [*tests, setup]):
         raise WMTPError(
-            f"critic.reward verifier: row {index} has no tests: it needs a list of Python statements in 'test_list' "
-            f"(and text in 'test_setup_code', if any); it has {', '.join(row) or 'none'}"
+            f"critic.reward verifier: {row.place}: no tests: it needs a list of Python statements in 'test_list' "
+            f"(and text in 'test_setup_code', if any); it has {row.names}"
         )
-    return Program(f"row {index}", completion, tuple(tests), setup)
+    return Program(row.place, completion, tuple(tests), setup)
 
 
-def group_advantages(rewards: NDArray[np.float64], groups: NDArray[np.int64]) -> NDArray[np.float64]:
+def group_advantages(
+    rewards: NDArray[np.float64], groups: NDArray[np.int64], places: Sequence[str] | None = None
+) -> NDArray[np.float64]:
     """GRPO's advantages [rows] float64: (reward - mean) / standard deviation within its group.
 
     The standard deviation is the population's. Where a group's rewards are all equal, its advantages are 0.
@@ -106,6 +103,7 @@ def group_advantages(rewards: NDArray[np.float64], groups: NDArray[np.int64]) ->
     Args:
         rewards: [rows] float64, finite.
         groups: [rows] int64, which rows answer the same prompt.
+        places: where each row stands, for errors.
 
     Raises:
         WMTPError: a group has one member, or nowhere do rewards within a group differ.
@@ -115,7 +113,7 @@ def group_advantages(rewards: NDArray[np.float64], groups: NDArray[np.int64]) ->
     if len(alone):
         raise WMTPError(
             f"grpo-v1 needs several completions per prompt: {len(alone)} of {len(counts)} prompts have one, "
-            f"the first in row {alone.min()}"
+            f"the first in {places[alone.min()] if places else f'row {alone.min()}'}"
         )
     above = _above_mean(rewards, groups)
     if not above.any():

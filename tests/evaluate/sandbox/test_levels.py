@@ -13,6 +13,7 @@ from evaluators import PACKAGE
 from pydantic import ValidationError
 
 from wmtp.config import EvaluateConfig
+from wmtp.data.rows import Row
 from wmtp.errors import WMTPError
 from wmtp.evaluate.judging import judge_samples, verdict_origin
 from wmtp.evaluate.samples import Key, Origin, SampleFile
@@ -150,7 +151,8 @@ def test_the_recipe_chooses(isolation: Literal["basic", "strict"], tmp_path: Pat
     if not describe("auto")["files_restricted"]:
         pytest.skip("no kernel isolation here")
     config = EvaluateConfig(allow_code_execution=True, sandbox=isolation)
-    rows = [{"test_list": ["assert f(1) == 2"]}, {"test_list": ["assert f(1) == 3"]}, {"test_list": ["f(0)"]}]
+    tests = ["assert f(1) == 2", "assert f(1) == 3", "f(0)"]
+    rows = [Row({"test_list": [test]}, "a row") for test in tests]
     right = "def f(x): return x + 1"
     rewards = verifier_rewards(rows, [SNOOPS, right, right], config, tmp_path)
     assert rewards.tolist() == [isolation == "basic", 0, 1]
