@@ -144,7 +144,7 @@ def _title(work: Work) -> str:
 def _measure(work: Work, batch_size: int, rounds: int) -> list[Result]:
     options: dict[str, Any] = {
         "max_new_tokens": work.max_new_tokens,
-        "eos_id": work.eos_id,
+        "eos_ids": {work.eos_id},
         "batch_size": batch_size,
     }
     forwards = {GREEDY: 1.0, PEER: 1.0}

@@ -68,6 +68,10 @@ def evaluation_table(result: Mapping[str, Any]) -> Table:
         table.add_row("left out", line)
     if unchecked := result["solutions"]["unchecked"]:
         table.add_row("unchecked", f"{unchecked:,} of {result['problems']:,} problems bring no solution")
+    if result["stops"].get("length"):
+        table.add_row("cut by length", _cut_by_length(result))
+    if result["syntax_errors"]:
+        table.add_row("syntax errors", _syntax_errors(result))
     if result["judged_inside"]:
         table.add_row(
             "judged inside the sandbox", f"{_listed(result['judged_inside'])}: these verdicts can be forged"
@@ -82,6 +86,17 @@ def evaluation_table(result: Mapping[str, Any]) -> Table:
         table.add_row("acceptance by head", " ".join(f"{share:.2f}" for share in decoding["acceptance"]))
     table.add_row("sandbox", str(result["sandbox"]["level"]))
     return table
+
+
+def _cut_by_length(result: Mapping[str, Any]) -> str:
+    count = f"{result['stops']['length']:,} of {sum(result['stops'].values()):,}"
+    return f"{count} cut at max_new_tokens {result['settings']['max_new_tokens']:,}"
+
+
+def _syntax_errors(result: Mapping[str, Any]) -> str:
+    count = f"{result['syntax_errors']:,} of {sum(result['verdicts'].values()):,} samples"
+    remedies = result["remedies"]
+    return f"{count}, which is most of them; see to {', '.join(remedies)}" if remedies else count
 
 
 def _estimate(estimate: Mapping[str, Any]) -> str:

@@ -72,9 +72,9 @@ def test_what_was_never_written_cannot_do_harm(build_model, uninitialised_is_nan
     assert torch.empty(3).isnan().all()
     model = build_model()
     prompts = [[1] * 50, [2], [3, 4]]
-    alone = [generate(model, [prompt], max_new_tokens=60, eos_id=None).tokens[0] for prompt in prompts]
-    assert generate(model, prompts, max_new_tokens=60, eos_id=None).tokens == alone
-    assert generate_speculative(model, prompts, max_new_tokens=60, eos_id=None).tokens == alone
+    alone = [generate(model, [prompt], max_new_tokens=60, eos_ids=()).tokens[0] for prompt in prompts]
+    assert generate(model, prompts, max_new_tokens=60, eos_ids=()).tokens == alone
+    assert generate_speculative(model, prompts, max_new_tokens=60, eos_ids=()).tokens == alone
 
 
 def test_moved_rows_keep_their_entries():

@@ -27,9 +27,9 @@ def step_by_step(model, recompute, prompt: list[int], max_new_tokens: int, eos_i
 @pytest.mark.parametrize(("seed", "key_value_heads"), [(0, 1), (1, 2), (2, 1)])
 def test_greedy_equals_recomputing_everything(build_model, recompute, seed, key_value_heads, batch_size):
     model = build_model(seed=seed, trunk_layers=2, key_value_heads=key_value_heads)
-    free = generate(model, PROMPTS, max_new_tokens=16, eos_id=None)
+    free = generate(model, PROMPTS, max_new_tokens=16, eos_ids=())
     eos_id = free.tokens[0][7]
-    found = generate(model, PROMPTS, max_new_tokens=16, eos_id=eos_id, batch_size=batch_size)
+    found = generate(model, PROMPTS, max_new_tokens=16, eos_ids={eos_id}, batch_size=batch_size)
     expected = [step_by_step(model, recompute, prompt, 16, eos_id) for prompt in PROMPTS]
     assert list(zip(found.tokens, found.finished, strict=True)) == expected
     assert any(found.finished)
@@ -38,31 +38,36 @@ def test_greedy_equals_recomputing_everything(build_model, recompute, seed, key_
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2", "qwen3"])
 def test_greedy_equals_generate_of_transformers(build_model, architecture):
     model = build_model(architecture=architecture, trunk_layers=2, heads=2, key_value_heads=1)
-    ours = generate(model, PROMPTS, max_new_tokens=12, eos_id=None)
+    ours = generate(model, PROMPTS, max_new_tokens=12, eos_ids=())
     ends = [tokens[5] for tokens in ours.tokens]
     for prompt, tokens, end in zip(PROMPTS, ours.tokens, ends, strict=True):
         ids = torch.tensor([prompt])
         options = {"do_sample": False, "max_new_tokens": 12, "attention_mask": torch.ones_like(ids)}
         theirs = model.generate(ids, pad_token_id=0, **options)
         assert tokens == theirs[0, len(prompt) :].tolist()
-        theirs = model.generate(ids, pad_token_id=0, eos_token_id=end, **options)
-        ended = generate(model, [prompt], max_new_tokens=12, eos_id=end)
-        assert [*ended.tokens[0], end] == theirs[0, len(prompt) :].tolist()
+        for others in [[], [tokens[8]], [tokens[2], 12]]:
+            theirs = model.generate(ids, pad_token_id=0, eos_token_id=[end, *others], **options)
+            written = theirs[0, len(prompt) :].tolist()
+            for decode in (generate, generate_speculative):
+                ended = decode(model, [prompt], max_new_tokens=12, eos_ids=[end, *others])
+                assert ended.tokens[0] == written[:-1]
+                assert written[-1] in [end, *others]
+                assert ended.stops == ["eos"]
 
 
 def test_the_eos_as_first_token_and_as_the_last_allowed_one(count_upwards):
     model = count_upwards(1)
-    found = generate(model, [[3], [1], [2]], max_new_tokens=3, eos_id=4)
+    found = generate(model, [[3], [1], [2]], max_new_tokens=3, eos_ids={4})
     assert found.tokens == [[], [2, 3], [3]]
     assert found.finished == [True, True, True]
-    assert generate(model, [[0]], max_new_tokens=3, eos_id=4).tokens == [[1, 2, 3]]
-    assert generate(model, [[0]], max_new_tokens=3, eos_id=4).finished == [False]
+    assert generate(model, [[0]], max_new_tokens=3, eos_ids={4}).tokens == [[1, 2, 3]]
+    assert generate(model, [[0]], max_new_tokens=3, eos_ids={4}).stops == ["length"]
 
 
 def test_every_forward_yields_one_token(build_model):
     model = build_model()
-    eos_id = generate(model, PROMPTS, max_new_tokens=9, eos_id=None).tokens[2][4]
-    found = generate(model, PROMPTS, max_new_tokens=9, eos_id=eos_id, batch_size=2)
+    eos_id = generate(model, PROMPTS, max_new_tokens=9, eos_ids=()).tokens[2][4]
+    found = generate(model, PROMPTS, max_new_tokens=9, eos_ids={eos_id}, batch_size=2)
     assert found.forwards == sum(len(tokens) for tokens in found.tokens) + sum(found.finished)
     assert found.tokens_per_forward == 1.0
     assert found.seconds > 0
@@ -72,15 +77,15 @@ def test_every_forward_yields_one_token(build_model):
 def test_progress_counts_every_prompt_once(count_upwards):
     told: list[int] = []
     prompts = [[start] for start in range(12)]
-    generate(count_upwards(1), prompts, max_new_tokens=6, eos_id=11, batch_size=5, progress=told.append)
+    generate(count_upwards(1), prompts, max_new_tokens=6, eos_ids={11}, batch_size=5, progress=told.append)
     assert sum(told) == len(prompts)
     assert len(told) > 3
-    assert generate(count_upwards(1), [], max_new_tokens=6, eos_id=11).tokens == []
+    assert generate(count_upwards(1), [], max_new_tokens=6, eos_ids={11}).tokens == []
 
 
 def test_samples_depend_on_the_seed_and_the_prompts_index_only(build_model):
     model = build_model()
-    options = {"max_new_tokens": 12, "eos_id": 3, "temperature": 1.0, "top_p": 0.9}
+    options = {"max_new_tokens": 12, "eos_ids": {3}, "temperature": 1.0, "top_p": 0.9}
     whole = generate(model, PROMPTS, seed=5, **options).tokens
     for batch_size in (1, 2, 3):
         assert generate(model, PROMPTS, seed=5, batch_size=batch_size, **options).tokens == whole
@@ -95,7 +100,7 @@ def test_samples_depend_on_the_seed_and_the_prompts_index_only(build_model):
 @pytest.mark.parametrize("decode", [generate, generate_speculative])
 def test_a_stream_gives_a_prompt_the_same_sample_in_any_batch(build_model, decode):
     model = build_model()
-    options = {"max_new_tokens": 12, "eos_id": 3, "temperature": 1.0, "top_p": 0.9, "seed": 5}
+    options = {"max_new_tokens": 12, "eos_ids": {3}, "temperature": 1.0, "top_p": 0.9, "seed": 5}
     whole = decode(model, PROMPTS, **options).tokens
     assert decode(model, PROMPTS, streams=range(5), **options).tokens == whole
     later = decode(model, [PROMPTS[3], [7, 7], PROMPTS[1]], streams=[3, 9, 1], **options).tokens
@@ -107,33 +112,33 @@ def test_a_stream_gives_a_prompt_the_same_sample_in_any_batch(build_model, decod
 @pytest.mark.parametrize("decode", [generate, generate_speculative])
 def test_every_prompt_is_told_once_when_it_ends(build_model, decode):
     model = build_model()
-    told: list[tuple[int, list[int]]] = []
+    told: list[tuple[int, list[int], str]] = []
 
-    def on_end(index: int, tokens: list[int]) -> None:
-        told.append((index, list(tokens)))
+    def on_end(index: int, tokens: list[int], stop: str) -> None:
+        told.append((index, list(tokens), stop))
 
-    found = decode(model, PROMPTS, max_new_tokens=12, eos_id=3, batch_size=2, on_end=on_end)
-    assert sorted(told) == list(enumerate(found.tokens))
-    lengths = [len(tokens) for _, tokens in told[:2]]
+    found = decode(model, PROMPTS, max_new_tokens=12, eos_ids={3}, batch_size=2, on_end=on_end)
+    assert sorted(told) == list(zip(range(len(PROMPTS)), found.tokens, found.stops, strict=True))
+    lengths = [len(tokens) for _, tokens, _ in told[:2]]
     assert lengths == sorted(lengths)
 
 
 def test_another_number_of_streams_than_of_prompts(build_model):
     with pytest.raises(WMTPError, match=r"^streams: 2 numbers for 1 prompts"):
-        generate(build_model(), [[1]], max_new_tokens=2, eos_id=None, temperature=1.0, streams=[0, 1])
+        generate(build_model(), [[1]], max_new_tokens=2, eos_ids=(), temperature=1.0, streams=[0, 1])
 
 
 def test_a_low_temperature_is_greedy(build_model):
     model = build_model()
-    greedy = generate(model, PROMPTS, max_new_tokens=10, eos_id=None)
-    assert generate(model, PROMPTS, max_new_tokens=10, eos_id=None, temperature=1e-4).tokens == greedy.tokens
+    greedy = generate(model, PROMPTS, max_new_tokens=10, eos_ids=())
+    assert generate(model, PROMPTS, max_new_tokens=10, eos_ids=(), temperature=1e-4).tokens == greedy.tokens
 
 
 def test_sampled_pairs_follow_the_models_distribution(build_model, recompute):
     model = build_model(seed=3)
     draws, temperature = 4000, 1.5
     found = generate(
-        model, [[1, 2]] * draws, max_new_tokens=2, eos_id=None, temperature=temperature, batch_size=draws
+        model, [[1, 2]] * draws, max_new_tokens=2, eos_ids=(), temperature=temperature, batch_size=draws
     )
     first = torch.softmax(recompute(model, [1, 2]) / temperature, -1)
     second = [torch.softmax(recompute(model, [1, 2, token]) / temperature, -1) for token in range(12)]
@@ -181,24 +186,24 @@ def test_the_training_flags_stay_as_they_were(build_model):
     model.train()
     model.model.norm.eval()
     flags = [module.training for module in model.modules()]
-    generate(model, PROMPTS, max_new_tokens=2, eos_id=None)
+    generate(model, PROMPTS, max_new_tokens=2, eos_ids=())
     assert [module.training for module in model.modules()] == flags
     with pytest.raises(IndexError):
-        generate(model, [[99]], max_new_tokens=2, eos_id=None)
+        generate(model, [[99]], max_new_tokens=2, eos_ids=())
     assert [module.training for module in model.modules()] == flags
     assert torch.is_grad_enabled()
 
 
 def test_dropout_is_off_while_generating(build_model):
     model = build_model(attention_dropout=0.9)
-    expected = generate(model, PROMPTS, max_new_tokens=8, eos_id=None).tokens
-    assert generate(model.train(), PROMPTS, max_new_tokens=8, eos_id=None).tokens == expected
+    expected = generate(model, PROMPTS, max_new_tokens=8, eos_ids=()).tokens
+    assert generate(model.train(), PROMPTS, max_new_tokens=8, eos_ids=()).tokens == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_other_dtypes_choose_nearly_the_best_token(build_model, recompute, dtype):
     model = build_model(dtype=dtype)
-    found = generate(model, PROMPTS, max_new_tokens=12, eos_id=None)
+    found = generate(model, PROMPTS, max_new_tokens=12, eos_ids=())
     for prompt, tokens in zip(PROMPTS, found.tokens, strict=True):
         for count, token in enumerate(tokens):
             logits = recompute(model, prompt + tokens[:count])
@@ -207,15 +212,15 @@ def test_other_dtypes_choose_nearly_the_best_token(build_model, recompute, dtype
 
 def test_an_empty_prompt_is_named(build_model):
     with pytest.raises(WMTPError, match=r"^prompt 1: has no tokens"):
-        generate(build_model(), [[1], []], max_new_tokens=2, eos_id=None)
+        generate(build_model(), [[1], []], max_new_tokens=2, eos_ids=())
 
 
 def test_more_positions_than_the_model_has(build_model):
     model = build_model(max_position_embeddings=20)
     prompt = random.Random(0).choices(range(12), k=15)
-    assert len(generate(model, [prompt], max_new_tokens=5, eos_id=None).tokens[0]) == 5
+    assert len(generate(model, [prompt], max_new_tokens=5, eos_ids=()).tokens[0]) == 5
     with pytest.raises(WMTPError, match=r"^max_new_tokens 6: prompt 1 of 15 tokens leaves 5 of .* 20"):
-        generate(model, [[1], prompt], max_new_tokens=6, eos_id=None)
+        generate(model, [[1], prompt], max_new_tokens=6, eos_ids=())
 
 
 def test_a_model_that_diverged_is_refused(build_model):
@@ -223,7 +228,7 @@ def test_a_model_that_diverged_is_refused(build_model):
     with torch.no_grad():
         model.model.norm.weight.fill_(float("nan"))
     with pytest.raises(WMTPError, match="not finite"):
-        generate(model, PROMPTS, max_new_tokens=2, eos_id=None)
+        generate(model, PROMPTS, max_new_tokens=2, eos_ids=())
 
 
 @pytest.mark.parametrize("decode", [generate, generate_speculative])
@@ -231,7 +236,7 @@ def test_one_row_that_is_not_finite_is_enough(build_model, decode):
     model = build_model()
     with torch.no_grad():
         model.model.embed_tokens.weight[3] = float("nan")
-    prompts, options = [[1, 2], [4, 3], [5, 6]], {"max_new_tokens": 1, "eos_id": None}
+    prompts, options = [[1, 2], [4, 3], [5, 6]], {"max_new_tokens": 1, "eos_ids": ()}
     assert len(decode(model, prompts[::2], **options).tokens) == 2
     with pytest.raises(WMTPError, match="not finite"):
         decode(model, prompts, **options)

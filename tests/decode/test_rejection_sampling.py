@@ -50,7 +50,7 @@ def fit(model, decode, length: int, temperature: float, top_p: float, **options)
         model,
         prompts,
         max_new_tokens=length,
-        eos_id=None,
+        eos_ids=(),
         temperature=temperature,
         top_p=top_p,
         batch_size=2001,
@@ -166,14 +166,16 @@ def test_equal_distributions_leave_no_remainder_and_accept_everything():
 def test_settings_out_of_range_are_named(model, options, message):
     for decode in (generate, generate_speculative):
         with pytest.raises(WMTPError, match=message):
-            decode(model, [[1]], max_new_tokens=2, eos_id=None, **options)
+            decode(model, [[1]], max_new_tokens=2, eos_ids=(), **options)
 
 
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 100), temperature=st.floats(0.3, 3), eos_id=st.none() | st.integers(0, 3))
-def test_neither_batch_nor_neighbours_change_a_speculative_sample(model, seed, temperature, eos_id):
+@given(
+    seed=st.integers(0, 100), temperature=st.floats(0.3, 3), eos_ids=st.sets(st.integers(0, 3), max_size=1)
+)
+def test_neither_batch_nor_neighbours_change_a_speculative_sample(model, seed, temperature, eos_ids):
     prompts = [[1, 2, 3], [0], [3, 3], [2, 1, 0, 1, 2]]
-    options = {"max_new_tokens": 11, "eos_id": eos_id, "temperature": temperature, "seed": seed}
+    options = {"max_new_tokens": 11, "eos_ids": eos_ids, "temperature": temperature, "seed": seed}
     blocks: list[list[Block]] = [[] for _ in prompts]
     whole = generate_speculative(
         model, prompts, on_block=lambda index, block: blocks[index].append(block), **options
@@ -185,11 +187,11 @@ def test_neither_batch_nor_neighbours_change_a_speculative_sample(model, seed, t
         for block in blocks[index]:
             joined += block.drafts[: block.accepted]
             joined += [] if block.token is None else [block.token]
-        assert joined == whole.tokens[index] + [eos_id] * whole.finished[index]
+        assert joined == whole.tokens[index] + [*eos_ids] * whole.finished[index]
 
 
 def test_one_head_gives_the_samples_of_next_token_generation(model):
-    options = {"max_new_tokens": 10, "eos_id": 2, "temperature": 1.0, "top_p": 0.9, "seed": 3}
+    options = {"max_new_tokens": 10, "eos_ids": {2}, "temperature": 1.0, "top_p": 0.9, "seed": 3}
     found = generate_speculative(model, [[1, 2, 3], [0], [3, 3]], heads=1, **options)
     assert found.tokens == generate(model, [[1, 2, 3], [0], [3, 3]], **options).tokens
     assert found.tokens_per_forward == 1
@@ -197,8 +199,8 @@ def test_one_head_gives_the_samples_of_next_token_generation(model):
 
 def test_a_low_temperature_is_greedy(model):
     prompts = [[1, 2, 3], [0], [3, 3]]
-    greedy = generate(model, prompts, max_new_tokens=10, eos_id=None)
-    found = generate_speculative(model, prompts, max_new_tokens=10, eos_id=None, temperature=1e-4)
+    greedy = generate(model, prompts, max_new_tokens=10, eos_ids=())
+    found = generate_speculative(model, prompts, max_new_tokens=10, eos_ids=(), temperature=1e-4)
     assert found.tokens == greedy.tokens
 
 

@@ -18,7 +18,7 @@ def shown(tokenizer, blocks: list[Block], *, terminal: bool) -> str:
     console = Console(
         file=file, force_terminal=terminal, color_system="standard" if terminal else "auto", width=5
     )
-    stream = BlockStream(console, tokenizer, END)
+    stream = BlockStream(console, tokenizer, {END})
     for block in blocks:
         stream.add(block)
     return file.getvalue()
@@ -45,7 +45,7 @@ def test_a_character_of_several_tokens_is_shown_whole_and_the_end_not_at_all(tok
 def test_the_prompt_comes_dimmed_before_the_first_block(tokenizer):
     file = io.StringIO()
     stream = BlockStream(
-        Console(file=file, force_terminal=True, color_system="standard"), tokenizer, END, "[b]"
+        Console(file=file, force_terminal=True, color_system="standard"), tokenizer, {END}, "[b]"
     )
     assert file.getvalue() == ""
     stream.add(Block([], 0, 0))
@@ -74,7 +74,7 @@ def test_what_is_shown_is_what_was_generated(build_model, tokenizer, seed, tempe
         model,
         [[0, 1]],
         max_new_tokens=12,
-        eos_id=None,
+        eos_ids=(),
         temperature=temperature,
         on_block=lambda _, block: blocks.append(block),
     )

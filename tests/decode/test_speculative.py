@@ -1,3 +1,4 @@
+from collections.abc import Collection
 from itertools import pairwise
 
 import pytest
@@ -21,7 +22,7 @@ def decode(model, prompts, **options):
     return found, blocks
 
 
-def check_records(found, blocks, eos_id: int | None, heads: int) -> None:
+def check_records(found, blocks, eos_ids: Collection[int], heads: int) -> None:
     """What was recorded follows from the blocks, and the blocks give the tokens."""
     checked, accepted = [0] * (heads - 1), [0] * (heads - 1)
     for tokens, finished, own in zip(found.tokens, found.finished, blocks, strict=True):
@@ -35,7 +36,8 @@ def check_records(found, blocks, eos_id: int | None, heads: int) -> None:
                 checked[draft] += 1
                 accepted[draft] += draft < block.accepted
             assert not refused or block.drafts[block.accepted] != block.token
-        assert joined == tokens + [eos_id] * finished
+        assert joined[: len(tokens)] == tokens
+        assert [token in eos_ids for token in joined[len(tokens) :]] == [True] * finished
     assert found.forwards == sum(map(len, blocks))
     assert (found.checked, found.accepted) == (checked, accepted)
     assert found.acceptance == [a / c for a, c in zip(accepted, checked, strict=True) if c]
@@ -67,16 +69,16 @@ def test_the_tokens_are_those_of_greedy_decoding(
         seed=seed,
     )
     prompts = [[token % vocab_size for token in prompt] for prompt in prompts]
-    free = generate(model, prompts, max_new_tokens=max_new_tokens, eos_id=None)
+    free = generate(model, prompts, max_new_tokens=max_new_tokens, eos_ids=())
     occurring = sorted({token for tokens in free.tokens for token in tokens})
-    eos_id = data.draw(st.sampled_from([None, *occurring]), label="eos_id")
+    eos_ids = data.draw(st.sets(st.sampled_from(occurring), max_size=3), label="eos_ids")
     used = data.draw(st.integers(1, heads), label="used heads")
     batch_size = data.draw(st.integers(1, len(prompts)), label="batch_size")
-    options = {"max_new_tokens": max_new_tokens, "eos_id": eos_id}
+    options = {"max_new_tokens": max_new_tokens, "eos_ids": eos_ids}
     greedy = generate(model, prompts, **options)
     found, blocks = decode(model, prompts, heads=used, batch_size=batch_size, **options)
-    assert (found.tokens, found.finished) == (greedy.tokens, greedy.finished)
-    check_records(found, blocks, eos_id, used)
+    assert (found.tokens, found.stops) == (greedy.tokens, greedy.stops)
+    check_records(found, blocks, eos_ids, used)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2", "qwen3"])
@@ -93,8 +95,8 @@ def test_drafts_are_the_choices_of_the_heads(build_model, recompute, architectur
         **biases,
     )
     prompts = [[1, 2, 3, 4, 5], [6], [7, 8]]
-    found, blocks = decode(model, prompts, max_new_tokens=14, eos_id=None)
-    assert found.tokens == generate(model, prompts, max_new_tokens=14, eos_id=None).tokens
+    found, blocks = decode(model, prompts, max_new_tokens=14, eos_ids=())
+    assert found.tokens == generate(model, prompts, max_new_tokens=14, eos_ids=()).tokens
     for prompt, own in zip(prompts, blocks, strict=True):
         known = list(prompt)
         for block, following in pairwise(own):
@@ -105,7 +107,7 @@ def test_drafts_are_the_choices_of_the_heads(build_model, recompute, architectur
 
 def test_eager_attention_gives_the_same(build_model):
     model = build_model(key_value_heads=1)
-    options = {"max_new_tokens": 14, "eos_id": None}
+    options = {"max_new_tokens": 14, "eos_ids": ()}
     expected = generate(model, [[1, 2, 3, 4, 5], [6], [7, 8]], **options).tokens
     model.set_attn_implementation("eager")
     assert model.config.backbone._attn_implementation == "eager"
@@ -114,23 +116,23 @@ def test_eager_attention_gives_the_same(build_model):
 
 
 @pytest.mark.parametrize("heads", [2, 4, 5])
-@pytest.mark.parametrize("eos_id", [None, 0, 5])
-def test_heads_that_are_always_right(count_upwards, heads, eos_id):
+@pytest.mark.parametrize("eos_ids", [(), {0}, {5, 8}])
+def test_heads_that_are_always_right(count_upwards, heads, eos_ids):
     model = count_upwards(heads)
     for max_new_tokens in range(1, 3 * heads):
         prompts = [[start] for start in range(11)]
-        options = {"max_new_tokens": max_new_tokens, "eos_id": eos_id}
+        options = {"max_new_tokens": max_new_tokens, "eos_ids": eos_ids}
         greedy = generate(model, prompts, **options)
         found, blocks = decode(model, prompts, batch_size=7, **options)
         assert (found.tokens, found.finished) == (greedy.tokens, greedy.finished)
-        check_records(found, blocks, eos_id, heads)
+        check_records(found, blocks, eos_ids, heads)
         assert set(found.acceptance) <= {1.0}
         generated = [len(t) + f for t, f in zip(found.tokens, found.finished, strict=True)]
         assert [len(own) for own in blocks] == [1 + -(-(n - 1) // heads) for n in generated]
 
 
-@pytest.mark.parametrize("eos_id", [None, 2])
-def test_heads_that_are_always_wrong(build_model, eos_id):
+@pytest.mark.parametrize("eos_ids", [(), {2}])
+def test_heads_that_are_always_wrong(build_model, eos_ids):
     """A direction that only heads 1.. write and only token 11 reads makes them draft 11, which head 0 never says."""
     model = build_model(heads=4, attention_bias=True)
     with torch.no_grad():
@@ -145,7 +147,7 @@ def test_heads_that_are_always_wrong(build_model, eos_id):
         model.lm_head.weight[11] = 0
         model.lm_head.weight[11, 0] = model.model.norm.weight[0].sign()
     prompts = [[1, 2, 3], [4], [5, 6, 7, 8]]
-    options = {"max_new_tokens": 15, "eos_id": eos_id}
+    options = {"max_new_tokens": 15, "eos_ids": eos_ids}
     greedy = generate(model, prompts, **options)
     assert all(11 not in tokens for tokens in greedy.tokens)
     found, blocks = decode(model, prompts, **options)
@@ -158,15 +160,15 @@ def test_heads_that_are_always_wrong(build_model, eos_id):
 
 def test_one_head_is_next_token_generation(build_model):
     model = build_model()
-    found = generate_speculative(model, [[1], [2, 3]], max_new_tokens=8, eos_id=None, heads=1)
-    assert found.tokens == generate(model, [[1], [2, 3]], max_new_tokens=8, eos_id=None).tokens
+    found = generate_speculative(model, [[1], [2, 3]], max_new_tokens=8, eos_ids=(), heads=1)
+    assert found.tokens == generate(model, [[1], [2, 3]], max_new_tokens=8, eos_ids=()).tokens
     assert (found.tokens_per_forward, found.acceptance) == (1.0, [])
 
 
 def test_drafts_may_lie_beyond_the_models_positions(count_upwards):
     model = count_upwards(5)
     model.config.backbone.max_position_embeddings = 10
-    found = generate_speculative(model, [[1, 2, 3]], max_new_tokens=7, eos_id=None)
+    found = generate_speculative(model, [[1, 2, 3]], max_new_tokens=7, eos_ids=())
     assert found.tokens == [[4, 5, 6, 7, 8, 9, 10]]
 
 
@@ -174,7 +176,7 @@ def test_progress_counts_every_prompt_once(count_upwards):
     told: list[int] = []
     prompts = [[start] for start in range(12)]
     generate_speculative(
-        count_upwards(3), prompts, max_new_tokens=6, eos_id=11, batch_size=5, progress=told.append
+        count_upwards(3), prompts, max_new_tokens=6, eos_ids={11}, batch_size=5, progress=told.append
     )
     assert sum(told) == len(prompts)
 
@@ -182,7 +184,7 @@ def test_progress_counts_every_prompt_once(count_upwards):
 def test_bfloat16_chooses_nearly_the_best_token(build_model, recompute):
     model = build_model(dtype=torch.bfloat16).train()
     prompts = [[1, 2, 3], [4], [5, 6, 7, 8]]
-    found = generate_speculative(model, prompts, max_new_tokens=12, eos_id=None)
+    found = generate_speculative(model, prompts, max_new_tokens=12, eos_ids=())
     assert model.training
     for prompt, tokens in zip(prompts, found.tokens, strict=True):
         for count, token in enumerate(tokens):
@@ -193,15 +195,15 @@ def test_bfloat16_chooses_nearly_the_best_token(build_model, recompute):
 @pytest.mark.parametrize("heads", [0, 4])
 def test_heads_that_the_model_lacks(build_model, heads):
     with pytest.raises(WMTPError, match=rf"^heads {heads}: the model has 3"):
-        generate_speculative(build_model(), [[1]], max_new_tokens=2, eos_id=None, heads=heads)
+        generate_speculative(build_model(), [[1]], max_new_tokens=2, eos_ids=(), heads=heads)
 
 
 def test_mistakes_are_named_as_in_greedy_decoding(build_model):
     model = build_model(max_position_embeddings=8)
     with pytest.raises(WMTPError, match=r"^prompt 0: has no tokens"):
-        generate_speculative(model, [[]], max_new_tokens=2, eos_id=None)
+        generate_speculative(model, [[]], max_new_tokens=2, eos_ids=())
     with pytest.raises(WMTPError, match=r"^max_new_tokens 8: "):
-        generate_speculative(model, [[1]], max_new_tokens=8, eos_id=None)
+        generate_speculative(model, [[1]], max_new_tokens=8, eos_ids=())
 
 
 def test_adapters_in_the_heads_are_refused(build_model):
@@ -211,4 +213,4 @@ def test_adapters_in_the_heads_are_refused(build_model):
     model = build_model()
     model.model.layers[-1].self_attn.q_proj = Adapter(16, 16, dtype=torch.float64)
     with pytest.raises(WMTPError, match="Adapter projections; merge adapters"):
-        generate_speculative(model, [[1]], max_new_tokens=4, eos_id=None)
+        generate_speculative(model, [[1]], max_new_tokens=4, eos_ids=())

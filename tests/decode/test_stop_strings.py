@@ -150,8 +150,9 @@ def test_every_way_of_decoding_ends_at_the_stop(
     model = build_model(heads=4, seed=seed)
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
     decode = data.draw(st.sampled_from([generate, generate_speculative]))
-    free = decode(model, prompts, eos_id=None, **options).tokens
-    eos_id = data.draw(st.sampled_from([None, *sorted({token for row in free for token in row})]))
+    free = decode(model, prompts, eos_ids=(), **options).tokens
+    occurring = sorted({token for row in free for token in row})
+    eos_ids = data.draw(st.sets(st.sampled_from(occurring), max_size=3))
     text = tokenizer.decode(data.draw(st.sampled_from(free)))
     inside = st.tuples(st.integers(0, len(text) - 1), st.integers(1, 4)).map(
         lambda at: text[at[0] : at[0] + at[1]]
@@ -159,13 +160,14 @@ def test_every_way_of_decoding_ends_at_the_stop(
     strings = data.draw(st.lists(inside, min_size=1, max_size=3))
     expected = []
     for row in free:
-        ended = row.index(eos_id) if eos_id in row else None
+        ended = next((place for place, token in enumerate(row) if token in eos_ids), None)
         stopped = naive_end(tokenizer, strings, row[:ended])
-        expected.append((row[: ended if stopped is None else stopped], (ended, stopped) != (None, None)))
+        reason = "stop" if stopped is not None else "length" if ended is None else "eos"
+        expected.append((row[: ended if stopped is None else stopped], reason))
     stop = StopStrings(tokenizer, strings)
     batch_size = data.draw(st.integers(1, len(prompts)))
-    found = decode(model, prompts, eos_id=eos_id, stop=stop, batch_size=batch_size, **options)
-    assert list(zip(found.tokens, found.finished, strict=True)) == expected
+    found = decode(model, prompts, eos_ids=eos_ids, stop=stop, batch_size=batch_size, **options)
+    assert list(zip(found.tokens, found.stops, strict=True)) == expected
     with_eos = [
         finished and naive_end(tokenizer, strings, row) is None
         for row, finished in zip(found.tokens, found.finished, strict=True)
@@ -177,19 +179,19 @@ def test_every_way_of_decoding_ends_at_the_stop(
 @given(
     prompts=st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=9), min_size=1, max_size=6),
     strings=st.lists(st.text("ab \né€", min_size=1, max_size=3), min_size=1, max_size=3),
-    eos_id=st.none() | st.integers(0, 11),
+    eos_ids=st.sets(st.integers(0, 11), max_size=3),
     seed=st.integers(0, 1000),
     batch_size=st.integers(1, 6),
 )
 def test_speculative_decoding_stops_where_greedy_decoding_does(
-    build_model, tokenizer, prompts, strings, eos_id, seed, batch_size
+    build_model, tokenizer, prompts, strings, eos_ids, seed, batch_size
 ):
     model = build_model(heads=4, seed=seed)
-    options = {"max_new_tokens": 17, "eos_id": eos_id, "stop": StopStrings(tokenizer, strings)}
+    options = {"max_new_tokens": 17, "eos_ids": eos_ids, "stop": StopStrings(tokenizer, strings)}
     greedy = generate(model, prompts, **options)
     found = generate_speculative(model, prompts, batch_size=batch_size, **options)
-    assert (found.tokens, found.finished, found.generated) == (
+    assert (found.tokens, found.stops, found.generated) == (
         greedy.tokens,
-        greedy.finished,
+        greedy.stops,
         greedy.generated,
     )

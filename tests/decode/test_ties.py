@@ -22,12 +22,12 @@ def test_two_ways_of_decoding_differ_only_at_near_ties(build_model, dtype):
         model = build_model(trunk_layers=3, heads=4, seed=seed).to(dtype)
         with torch.no_grad():
             model.lm_head.weight *= 0.2
-        options = {"max_new_tokens": 24, "eos_id": 3}
+        options = {"max_new_tokens": 24, "eos_ids": {3}}
         greedy = generate(model, PROMPTS, **options).tokens
         speculative = generate_speculative(model, PROMPTS, **options).tokens
         in_float32 = generate(copy.deepcopy(model).float(), PROMPTS, **options).tokens
-        speculated += first_differences(model, PROMPTS, greedy, speculative, eos_id=3)
-        rounded += first_differences(model, PROMPTS, greedy, in_float32, eos_id=3)
+        speculated += first_differences(model, PROMPTS, greedy, speculative, eos_ids={3})
+        rounded += first_differences(model, PROMPTS, greedy, in_float32, eos_ids={3})
     assert all(difference.is_near_tie and difference.error > 0 for difference in speculated + rounded)
     assert bool(rounded) == (dtype == torch.bfloat16)
     assert not speculated or dtype == torch.bfloat16
@@ -37,20 +37,23 @@ def test_two_ways_of_decoding_differ_only_at_near_ties(build_model, dtype):
 def test_a_wrong_token_is_no_near_tie(build_model, recompute, dtype):
     model = build_model(dtype=dtype)
     exact = build_model()
-    greedy = generate(model, PROMPTS[:3], max_new_tokens=9, eos_id=None).tokens
+    greedy = generate(model, PROMPTS[:3], max_new_tokens=9, eos_ids=()).tokens
     changed = [list(tokens) for tokens in greedy]
     logits = recompute(exact, PROMPTS[1] + greedy[1][:4])
     worst = int(logits.argmin())
     changed[1][4:] = [worst, 0, 0]
-    [difference] = first_differences(model, PROMPTS[:3], greedy, changed, eos_id=None)
+    [difference] = first_differences(model, PROMPTS[:3], greedy, changed, eos_ids=())
     assert (difference.prompt, difference.place, difference.tokens) == (1, 4, (greedy[1][4], worst))
     assert difference.gap == pytest.approx(float(logits.max() - logits.min()), rel=0.05)
     assert not difference.is_near_tie
 
 
-def test_a_completion_that_ends_earlier_has_the_eos_next(build_model):
+def test_a_completion_that_ends_earlier_has_the_eos_next(build_model, recompute):
     model = build_model()
-    [tokens] = generate(model, [[1]], max_new_tokens=9, eos_id=None).tokens
-    [difference] = first_differences(model, [[1]], [tokens], [tokens[:5]], eos_id=7)
+    [tokens] = generate(model, [[1]], max_new_tokens=9, eos_ids=()).tokens
+    [difference] = first_differences(model, [[1]], [tokens], [tokens[:5]], eos_ids={7})
+    best = int(recompute(model, [1, *tokens[:5]])[[7, 2, 9]].argmax())
+    [other] = first_differences(model, [[1]], [tokens], [tokens[:5]], eos_ids=[7, 2, 9])
+    assert (other.place, other.tokens) == (5, (tokens[5], [7, 2, 9][best]))
     assert (difference.place, difference.tokens) == (5, (tokens[5], 7))
-    assert first_differences(model, [[1]], [tokens], [tokens], eos_id=7) == []
+    assert first_differences(model, [[1]], [tokens], [tokens], eos_ids={7}) == []

@@ -72,6 +72,36 @@ def test_right_and_wrong_completions(score: Score, functions: list[dict[str, str
     assert [p["samples"] for p in result["by_problem"]] == [1, 2, 1]
 
 
+def test_code_is_taken_out_of_answers_only_where_that_is_asked_for(
+    score: Score, functions: list[dict[str, str]]
+) -> None:
+    answers = [
+        {
+            "task_id": f["task_id"],
+            "completion": f"Sure:\n```python\n{f['prompt']}{f['canonical_solution']}```\n",
+        }
+        for f in functions
+    ]
+    printed = " ".join(score(answers).split())
+    assert "0.000 ± 0.000" in printed
+    assert (
+        "3 of 3 samples, which is most of them; see to evaluate.extraction=fenced, evaluate.chat=true"
+        in printed
+    )
+    result = json.loads(Path("s.jsonl_evaluation.json").read_text())
+    assert (result["extraction"], result["syntax_errors"], result["stops"]) == ("none", 3, {})
+    printed = score(answers, "evaluate.extraction=fenced")
+    assert "1.000 ± 0.000" in printed
+    assert "syntax errors" not in printed
+    result = json.loads(Path("s.jsonl_evaluation.json").read_text())
+    assert (result["extraction"], result["syntax_errors"], result["remedies"]) == ("fenced", 0, [])
+    found = [json.loads(line) for line in Path("s.jsonl_results.jsonl").read_text().splitlines()]
+    assert [line["completion"] for line in found] == [answer["completion"] for answer in answers]
+    assert "0.000 ± 0.000" in score(answers)
+    assert "1.000 ± 0.000" in score(answers, "evaluate.protocol=chat")
+    assert "evaluate.chat: says how to generate" in score(answers, "evaluate.chat=true", status=2)
+
+
 def test_results_can_be_scored_again(
     score: Score, functions: list[dict[str, str]], write_lines: Write
 ) -> None:

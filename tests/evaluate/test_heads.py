@@ -118,7 +118,7 @@ def test_equally_probable_tokens_come_in_the_order_of_their_numbers_as_in_decodi
     model = make_model(1)
     with torch.no_grad():
         model.lm_head.weight.zero_()
-    assert generate(model, [[3]], max_new_tokens=2, eos_id=None).tokens == [[0, 0]]
+    assert generate(model, [[3]], max_new_tokens=2, eos_ids=()).tokens == [[0, 0]]
     documents = [[(9, False), (target, True)] for target in range(VOCABULARY)]
     (found,) = measure_heads(model, make_dataset(documents), sequence_length=4, batch_size=3)
     assert (found.top_1, found.top_5) == (1 / VOCABULARY, 5 / VOCABULARY)

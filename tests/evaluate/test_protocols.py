@@ -42,6 +42,8 @@ SAMPLING: dict[tuple[str, str], Any] = {
         200,
         (),
     ),
+    ("humaneval", "chat"): ("instruct", {1: (0.0,)}, 1.0, (), 1024, 1, ()),
+    ("mbpp", "chat"): ("instruct", {1: (0.0,)}, 1.0, (), 1024, 1, ()),
     ("mbpp", "bigcode"): ("docstring", {1: (0.1,)}, 0.95, BIGCODE_MBPP, 512, 15, ()),
     ("humaneval", "humaneval-paper"): (
         "published",
@@ -107,6 +109,9 @@ def test_every_protocols_facts(protocol: Any) -> None:
     assert limits == LIMITS[protocol.task]
     assert (protocol.split, protocol.limit, protocol.output_mib) == ("test", None, 1)
     assert (protocol.start_date, protocol.end_date) == (None, None)
+    is_chat = protocol.name == "chat"
+    answers = ("fenced", True, None) if is_chat else ("none", False, None)
+    assert (protocol.extraction, protocol.chat, protocol.system) == answers
 
 
 @pytest.mark.parametrize("protocol", EVERY, ids=lambda p: f"{p.task}-{p.name}")
@@ -127,6 +132,19 @@ def test_a_change_is_named() -> None:
     assert settings(task="humaneval", protocol="bigcode", samples=200).label == "bigcode"
     assert settings(max_new_tokens=96).label == "tinycode-greedy (changed: max_new_tokens=96)"
     assert settings(task="mbpp", split="all", limit=3).label == "lm-eval (changed: split=all, limit=3)"
+
+
+def test_extraction_and_chat_are_settings_like_others() -> None:
+    fenced = settings(task="humaneval", extraction="fenced")
+    assert (fenced.extraction, fenced.chat, fenced.label) == (
+        "fenced",
+        False,
+        "lm-eval (changed: extraction=fenced)",
+    )
+    plain = settings(task="mbpp", protocol="chat", extraction="none", system="Be brief.")
+    assert plain.label == "chat (changed: extraction=none, system=Be brief.)"
+    with pytest.raises(ValueError, match="system is a message of a chat; set chat=true"):
+        settings(task="humaneval", system="Be brief.")
 
 
 def test_temperatures_are_as_before_only_if_every_k_has_just_these() -> None:

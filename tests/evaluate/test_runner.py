@@ -112,7 +112,7 @@ def test_samples_are_those_of_generate_and_the_numbers_those_of_the_samples(
         model,
         prompts,
         max_new_tokens=8,
-        eos_id=int(tokenizer.eos_token_id),
+        eos_ids={int(tokenizer.eos_token_id)},
         temperature=1.0,
         seed=3,
         streams=range(6, 12),
@@ -146,7 +146,7 @@ def test_samples_come_from_the_protocols_nucleus(
             model,
             encode(tokenizer, [f["prompt"] for f in functions]),
             max_new_tokens=8,
-            eos_id=int(tokenizer.eos_token_id),
+            eos_ids={int(tokenizer.eos_token_id)},
             temperature=0.9,
             top_p=nucleus,
             seed=3,
@@ -393,9 +393,11 @@ def test_a_body_keeps_its_indentation_with_a_tokenizer_that_strips_a_space(
     )
     assert spaced.decode(bodies[0]).startswith("   return")
 
-    def answer(*_: Any, on_end: Callable[[int, list[int]], None], streams: Sequence[int], **__: Any) -> None:
+    def answer(
+        *_: Any, on_end: Callable[[int, list[int], str], None], streams: Sequence[int], **__: Any
+    ) -> None:
         for index, number in enumerate(streams):
-            on_end(index, bodies[number])
+            on_end(index, bodies[number], "eos")
 
     monkeypatch.setattr("wmtp.evaluate.generation.generate", answer)
     recipe = recipe_for(write_lines("he.jsonl", functions), samples=1, k=[1], temperature=0)
@@ -420,7 +422,7 @@ def test_a_task_of_ones_own_and_its_stop_strings(
     cut, fewer = completion((last,), "cut.jsonl")
     assert cut == whole[: whole.index(last)] != whole
     ended = generate(
-        model, encode(tokenizer, ["x"]), max_new_tokens=12, eos_id=None, stop=StopStrings(tokenizer, (last,))
+        model, encode(tokenizer, ["x"]), max_new_tokens=12, eos_ids=(), stop=StopStrings(tokenizer, (last,))
     )
     assert fewer == ended.generated < most
 

@@ -46,6 +46,22 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
         assert file.executions == dict(zip(KEYS, (PASSED, FAILED, LATE), strict=True))
 
 
+def test_what_ended_a_completion_is_kept_where_it_is_known(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    with opened(path) as file:
+        for key, stop in zip(KEYS, ("eos", "length", None), strict=True):
+            file.add(key, "code", stop)
+            file.judge(key, PASSED)
+    with opened(path) as file:
+        assert file.stops == {KEYS[0]: "eos", KEYS[1]: "length"}
+        file.finish(KEYS)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line.get("stop") for line in lines] == ["eos", "length", None]
+    path.write_text(path.read_text().replace('"eos"', '"end"'))
+    with pytest.raises(WMTPError, match="'stop' should be one of eos, stop, length"), opened(path):
+        pass
+
+
 def test_the_words_are_human_evals(tmp_path: Path) -> None:
     fill(tmp_path / "t.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text().splitlines()]

@@ -44,7 +44,7 @@ def replay(model: MTPForCausalLM, prompts: Prompts, heads: int) -> tuple[int, in
     conditional: dict[int, list[bool]] = {h: [] for h in range(1, heads)}
     for prompt in prompts.ids:
         output: list[int] = []
-        while len(output) < prompts.max_new_tokens and prompts.eos_id not in output:
+        while len(output) < prompts.max_new_tokens and not set(prompts.eos_ids) & set(output):
             output.append(choice(model, [*prompt, *output], 0))
         tokens, forwards = tokens + len(output), forwards + 1
         known = 1
@@ -82,13 +82,18 @@ def replay(model: MTPForCausalLM, prompts: Prompts, heads: int) -> tuple[int, in
     heads=st.integers(2, 4),
     seed=st.integers(0, 99),
     max_new_tokens=st.integers(1, 12),
-    eos_id=st.sampled_from([None, 0]),
+    eos_ids=st.sampled_from([(), (0,), (0, 3)]),
     batch_size=st.integers(1, 3),
 )
 def test_counts_are_those_of_replayed_blocks(
-    ids: list[list[int]], heads: int, seed: int, max_new_tokens: int, eos_id: int | None, batch_size: int
+    ids: list[list[int]],
+    heads: int,
+    seed: int,
+    max_new_tokens: int,
+    eos_ids: tuple[int, ...],
+    batch_size: int,
 ) -> None:
-    model, prompts = make_model(heads, seed), Prompts(ids, max_new_tokens, eos_id)
+    model, prompts = make_model(heads, seed), Prompts(ids, max_new_tokens, eos_ids)
     measured = measure_speed(model, prompts, [batch_size], 1)
     assert [own.heads for own in measured] == list(range(2, heads + 1))
     for own in measured:
@@ -100,7 +105,7 @@ def test_counts_are_those_of_replayed_blocks(
 
 def test_a_later_draft_may_be_right_more_often_than_it_is_checked() -> None:
     """Marginal and conditional acceptance differ, or the test above would not tell them apart."""
-    model, prompts = make_model(3, seed=2), Prompts([[1], [2, 3], [0]], 20, None)
+    model, prompts = make_model(3, seed=2), Prompts([[1], [2, 3], [0]], 20, ())
     (_, own) = measure_speed(model, prompts, [3], 1)
     second = own.acceptance[1]
     assert second.drafts > second.checked > 0
@@ -124,7 +129,7 @@ def test_every_way_is_repeated_in_turn_and_the_median_of_the_pairs_counts(
 
     monkeypatch.setattr(speed, "generate", timed(speed.generate))
     monkeypatch.setattr(speed, "generate_speculative", timed(speed.generate_speculative))
-    measured = measure_speed(make_model(3), Prompts([[1], [2]], 3, None), [2, 1], 3)
+    measured = measure_speed(make_model(3), Prompts([[1], [2]], 3, ()), [2, 1], 3)
     turns = [1, 2, 3, 1, 2, 3, 3, 2, 1, 1, 2, 3]
     assert order == [(2, n) for n in turns] + [(1, n) for n in turns]
     first = measured[0]
@@ -141,7 +146,7 @@ def test_differences_are_counted_and_judged(monkeypatch: pytest.MonkeyPatch) -> 
     with torch.no_grad():
         model.lm_head.weight *= 0.05
     model = model.to(torch.bfloat16)
-    prompts = Prompts([[number, 3 * number, 7 * number] for number in range(64)], 24, None)
+    prompts = Prompts([[number, 3 * number, 7 * number] for number in range(64)], 24, ())
     decoded, in_float32 = speed.generate_speculative, copy.deepcopy(model).float()
 
     def rounded_otherwise(_: MTPForCausalLM, *arguments: Any, **options: Any) -> Any:
@@ -165,12 +170,12 @@ def test_differences_are_counted_and_judged(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_one_head_has_no_drafts_to_measure() -> None:
     with pytest.raises(WMTPError, match=r"^--speed: the model has one head"):
-        measure_speed(make_model(1), Prompts([[1]], 4, None), [1], 1)
+        measure_speed(make_model(1), Prompts([[1]], 4, ()), [1], 1)
 
 
 def test_without_prompts_there_is_nothing_to_measure() -> None:
     with pytest.raises(WMTPError, match=r"^--speed: there are no prompts to decode$"):
-        measure_speed(make_model(2), Prompts([], 4, None), [1], 1)
+        measure_speed(make_model(2), Prompts([], 4, ()), [1], 1)
 
 
 @dataclass(frozen=True)
@@ -201,13 +206,13 @@ def test_a_run_is_measured_up_to_its_tasks_stop_strings(
 
     texts = ["a b", "c"]
     [free] = measured(Listing(texts))
-    written = generate(model, encode(tokenizer, texts), max_new_tokens=12, eos_id=None).tokens
+    written = generate(model, encode(tokenizer, texts), max_new_tokens=12, eos_ids=()).tokens
     stop = next(letter for letter in tokenizer.decode(written[0])[2:] if letter.isascii())
     ended = generate(
         model,
         encode(tokenizer, texts),
         max_new_tokens=12,
-        eos_id=int(tokenizer.eos_token_id),
+        eos_ids={int(tokenizer.eos_token_id)},
         stop=StopStrings(tokenizer, [stop]),
     )
     [own] = measured(Listing(texts, (stop,)))

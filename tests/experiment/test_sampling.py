@@ -63,7 +63,7 @@ def test_groups_of_completions_with_the_tests_of_their_prompt(
         model,
         encode(tokenizer, [prompts[0]] * 3),
         max_new_tokens=12,
-        eos_id=int(tokenizer.eos_token_id),
+        eos_ids={int(tokenizer.eos_token_id)},
         temperature=1.0,
         seed=recipe.seed,
     )
@@ -96,9 +96,9 @@ def test_stopped_and_repeated(
     whole = sampled(run, recipe, config, tmp_path / "whole.jsonl")
     add, added = SampleFile.add, 0
 
-    def stopping(self: SampleFile, key: Key, completion: str) -> None:
+    def stopping(self: SampleFile, key: Key, completion: str, stop: Any = None) -> None:
         nonlocal added
-        add(self, key, completion)
+        add(self, key, completion, stop)
         added += 1
         if added == 7:
             raise KeyboardInterrupt

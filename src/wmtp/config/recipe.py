@@ -19,7 +19,7 @@ from wmtp.config.weighting import (
     Schedule,
     WeightConfig,
 )
-from wmtp.evaluate.protocols import Protocol, find_protocol
+from wmtp.evaluate.protocols import Extraction, Protocol, find_protocol
 from wmtp.registry import did_you_mean
 
 ALGORITHMS = {"mtp-baseline": "uniform", "rho1-wmtp": "rho1-excess-v1", "critic-wmtp": "critic-delta-v1"}
@@ -35,6 +35,9 @@ PROTOCOL_KEYS = (
     "samples",
     "k",
     "temperature",
+    "extraction",
+    "chat",
+    "system",
     "top_p",
     "max_new_tokens",
     "cpu_seconds",
@@ -148,6 +151,9 @@ class EvaluateConfig(Section):
     samples: Positive | None = None
     k: Annotated[list[Positive], Field(min_length=1)] | None = None
     temperature: Annotated[list[Temperature], BeforeValidator(_as_list), Field(min_length=1)] | None = None
+    extraction: Extraction | None = None
+    chat: bool | None = None
+    system: str | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     max_new_tokens: Positive | None = None
     batch_size: Positive = 64

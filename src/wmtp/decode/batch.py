@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
 from wmtp.model.modeling import MTPForCausalLM, TrunkOutput
 
+Stop = Literal["eos", "stop", "length"]
+
 
 @dataclass
 class Generation:
@@ -23,7 +26,7 @@ class Generation:
 
     Attributes:
         tokens: per prompt, without the prompt and without the eos; with the tokens that hold a stop string.
-        finished: per prompt, whether it ended with the eos or a stop string (else after max_new_tokens).
+        stops: per prompt, what ended it: an end token, a stop string, or its length, max_new_tokens.
         generated: tokens generated, each eos included.
         forwards: forward passes summed over rows: one call of the model for n rows counts n. A prompt's own pass,
             which yields its first token, counts as one.
@@ -34,12 +37,17 @@ class Generation:
     """
 
     tokens: list[list[int]]
-    finished: list[bool]
+    stops: list[Stop]
     generated: int = 0
     forwards: int = 0
     seconds: float = 0.0
     checked: list[int] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
+
+    @property
+    def finished(self) -> list[bool]:
+        """Per prompt, whether it came to an end of its own, and was not cut at max_new_tokens."""
+        return [stop != "length" for stop in self.stops]
 
     @property
     def tokens_per_forward(self) -> float:
@@ -61,13 +69,13 @@ class Request:
         model: the model; its dtype and device are used.
         prompts: token ids, at least one each.
         max_new_tokens: tokens to generate at most, the eos counted.
-        eos_id: token that ends a row; None for no such token.
+        eos_ids: tokens that end a row.
         batch_size: prompts decoded together.
         sampling: how tokens are chosen.
         streams: per prompt, the number that with the seed fixes its random numbers; None for its index.
         stop: strings at which a row ends.
         progress: called with the number of prompts that have just come to their end.
-        on_end: called with the index and the tokens of each prompt that comes to its end.
+        on_end: called with index, tokens and stop of each prompt that comes to its end.
 
     Raises:
         WMTPError: an empty prompt, more positions than the model has, or another number of streams than of prompts.
@@ -76,13 +84,13 @@ class Request:
     model: MTPForCausalLM
     prompts: Sequence[list[int]]
     max_new_tokens: int
-    eos_id: int | None
+    eos_ids: frozenset[int]
     batch_size: int
     sampling: Sampling
     streams: Sequence[int] | None
     stop: StopStrings | None
     progress: Callable[[int], None] | None
-    on_end: Callable[[int, list[int]], None] | None
+    on_end: Callable[[int, list[int], Stop], None] | None
 
     def __post_init__(self) -> None:
         assert self.max_new_tokens > 0
@@ -108,7 +116,7 @@ class Request:
         """
         result = Generation(
             tokens=[[] for _ in self.prompts],
-            finished=[False] * len(self.prompts),
+            stops=["length"] * len(self.prompts),
             checked=[0] * drafts,
             accepted=[0] * drafts,
         )
@@ -222,15 +230,16 @@ class Batch:
         request, output = self.request, self.result.tokens[index]
         known = len(output)
         new = new[: request.max_new_tokens - known]
-        before_eos = list(itertools.takewhile(lambda token: token != request.eos_id, new))
+        before_eos = list(itertools.takewhile(lambda token: token not in request.eos_ids, new))
         ends_with_eos = len(before_eos) < len(new)
         output += before_eos
         end = None if request.stop is None else request.stop.end(output, known)
         if end is not None:
             del output[end:]
             ends_with_eos = False
-        self.result.finished[index] = ends_with_eos or end is not None
-        is_end = self.result.finished[index] or len(output) == request.max_new_tokens
+        if ends_with_eos or end is not None:
+            self.result.stops[index] = "eos" if ends_with_eos else "stop"
+        is_end = self.result.stops[index] != "length" or len(output) == request.max_new_tokens
         return len(output) - known + ends_with_eos, is_end
 
     def drop_ended(self) -> Tensor | None:
@@ -250,7 +259,8 @@ class Batch:
             self.request.progress(len(self._ended))
         if self.request.on_end is not None:
             for row in self._ended:
-                self.request.on_end(self.indices[row], self.result.tokens[self.indices[row]])
+                index = self.indices[row]
+                self.request.on_end(index, self.result.tokens[index], self.result.stops[index])
         self._ended = []
         self.indices = [self.indices[row] for row in order]
         self._lengths = [self._lengths[row] for row in order]

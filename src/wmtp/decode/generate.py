@@ -1,8 +1,8 @@
 """Next-token generation with head 0: greedy or sampled, in batches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from wmtp.decode.batch import Batch, Generation, Request
+from wmtp.decode.batch import Batch, Generation, Request, Stop
 from wmtp.decode.sampling import Sampling
 from wmtp.decode.stopping import StopStrings
 from wmtp.model.modeling import MTPForCausalLM
@@ -13,7 +13,7 @@ def generate(
     prompts: Sequence[list[int]],
     *,
     max_new_tokens: int,
-    eos_id: int | None,
+    eos_ids: Collection[int],
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
@@ -21,7 +21,7 @@ def generate(
     stop: StopStrings | None = None,
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
-    on_end: Callable[[int, list[int]], None] | None = None,
+    on_end: Callable[[int, list[int], Stop], None] | None = None,
 ) -> Generation:
     """Continue each prompt token by token with head 0, in the model's dtype and on its device.
 
@@ -29,7 +29,7 @@ def generate(
         model: any number of heads; only the trunk and head 0 run.
         prompts: token ids, at least one each.
         max_new_tokens: tokens to generate at most, the eos counted.
-        eos_id: token that ends a row; None for no such token.
+        eos_ids: tokens that end a row.
         temperature: 0 takes the most probable token; above 0 samples from softmax(logits / temperature).
         top_p: sample only among the fewest most probable tokens that together have at least this probability.
         seed: with its stream it fixes the random numbers of a prompt. So neither the batch size nor the other
@@ -38,7 +38,7 @@ def generate(
         stop: strings at which a row ends; the tokens that hold one are returned.
         batch_size: prompts decoded together.
         progress: called with the number of prompts that have just come to their end.
-        on_end: called with the index and the tokens of each prompt that comes to its end.
+        on_end: called with index, tokens and stop of each prompt that comes to its end.
 
     Raises:
         WMTPError: an empty prompt, more positions than the model has, another number of streams than of prompts,
@@ -46,7 +46,16 @@ def generate(
     """
     sampling = Sampling(temperature, top_p, seed)
     request = Request(
-        model, prompts, max_new_tokens, eos_id, batch_size, sampling, streams, stop, progress, on_end
+        model,
+        prompts,
+        max_new_tokens,
+        frozenset(eos_ids),
+        batch_size,
+        sampling,
+        streams,
+        stop,
+        progress,
+        on_end,
     )
     return request.run(_decode)
 

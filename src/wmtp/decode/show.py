@@ -1,6 +1,7 @@
 """A generation as it comes: which drafts of the extra heads were accepted, and which were refused."""
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from wmtp.config import Config, Recipe
 from wmtp.data.tokenizer import decode_completion, encode
 from wmtp.decode.batch import Generation
+from wmtp.decode.ends import end_tokens
 from wmtp.decode.sampling import Sampling
 from wmtp.decode.speculative import Block, generate_speculative
 from wmtp.decode.stopping import INCOMPLETE
@@ -39,13 +41,13 @@ def show_generation(
     text = _prompt(recipe, prompt, problem)
     _, model, tokenizer = trained_model(run, config)
     prompts = encode(tokenizer, [text])
-    end = int(tokenizer.eos_token_id)
-    stream = BlockStream(console, tokenizer, end, text)
+    ends = end_tokens(model, tokenizer)
+    stream = BlockStream(console, tokenizer, ends, text)
     found = generate_speculative(
         model,
         prompts,
         max_new_tokens=max_new_tokens,
-        eos_id=end,
+        eos_ids=ends,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         seed=sampling.seed,
@@ -63,12 +65,12 @@ class BlockStream:
     """
 
     def __init__(
-        self, console: Console, tokenizer: PreTrainedTokenizerFast, end: int, prompt: str = ""
+        self, console: Console, tokenizer: PreTrainedTokenizerFast, ends: Collection[int], prompt: str = ""
     ) -> None:
-        """The prompt is written with the first block; tokens are shown up to the one that ends a row, `end`."""
+        """The prompt is written with the first block; tokens are shown up to the one of `ends` that ends a row."""
         self._console = console
         self._tokenizer = tokenizer
-        self._end = end
+        self._ends = ends
         self._tokens: list[int] = []
         self._shown = 0
         self._prompt = prompt
@@ -92,7 +94,7 @@ class BlockStream:
         self._console.out(text, style=style, end="", highlight=False)
 
     def _append(self, token: int, style: str) -> None:
-        if token == self._end:
+        if token in self._ends:
             return
         self._tokens.append(token)
         text = decode_completion(self._tokenizer, self._tokens)

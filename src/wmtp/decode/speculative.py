@@ -1,12 +1,12 @@
 """Self-speculative decoding, greedy or sampled: heads 1..H-1 draft, head 0 verifies."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from wmtp.decode.batch import Batch, Generation, Request
+from wmtp.decode.batch import Batch, Generation, Request, Stop
 from wmtp.decode.drafter import Drafter
 from wmtp.decode.sampling import Sampling
 from wmtp.decode.stopping import StopStrings
@@ -34,7 +34,7 @@ def generate_speculative(
     prompts: Sequence[list[int]],
     *,
     max_new_tokens: int,
-    eos_id: int | None,
+    eos_ids: Collection[int],
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
@@ -43,7 +43,7 @@ def generate_speculative(
     heads: int | None = None,
     batch_size: int = 64,
     progress: Callable[[int], None] | None = None,
-    on_end: Callable[[int, list[int]], None] | None = None,
+    on_end: Callable[[int, list[int], Stop], None] | None = None,
     on_block: Callable[[int, Block], None] | None = None,
 ) -> Generation:
     """What `generate` gives, in fewer forwards (arXiv 2404.19737, section 3.2).
@@ -61,7 +61,7 @@ def generate_speculative(
         model: its heads 0..heads-1 run, in its dtype and on its device.
         prompts: token ids, at least one each.
         max_new_tokens: tokens to generate at most, the eos counted.
-        eos_id: token that ends a row; None for no such token.
+        eos_ids: tokens that end a row.
         temperature: 0 is greedy; above 0 samples.
         top_p: as in `generate`.
         seed: with its stream it fixes the random numbers of a prompt, whatever batch it is in.
@@ -70,7 +70,7 @@ def generate_speculative(
         heads: how many heads to use, head 0 included; None for all.
         batch_size: prompts decoded together.
         progress: called with the number of prompts that have just come to their end.
-        on_end: called with the index and the tokens of each prompt that comes to its end.
+        on_end: called with index, tokens and stop of each prompt that comes to its end.
         on_block: called with a prompt's index and each of its blocks, as they come.
 
     Returns:
@@ -85,7 +85,16 @@ def generate_speculative(
         raise WMTPError(f"heads {used}: the model has {model.config.heads}, of which 1 or more can be used")
     sampling = Sampling(temperature, top_p, seed)
     request = Request(
-        model, prompts, max_new_tokens, eos_id, batch_size, sampling, streams, stop, progress, on_end
+        model,
+        prompts,
+        max_new_tokens,
+        frozenset(eos_ids),
+        batch_size,
+        sampling,
+        streams,
+        stop,
+        progress,
+        on_end,
     )
     drafter = Drafter(model, used) if used > 1 else None
     return request.run(lambda batch: _decode(batch, drafter, on_block), drafts=used - 1)

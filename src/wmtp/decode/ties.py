@@ -1,7 +1,7 @@
 """Whether two ways of greedy decoding differ only where head 0 could not tell two tokens apart."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +40,7 @@ def first_differences(
     first: Sequence[list[int]],
     second: Sequence[list[int]],
     *,
-    eos_id: int | None,
+    eos_ids: Collection[int],
 ) -> list[Difference]:
     """The first difference of each prompt's two greedy completions, where there is one.
 
@@ -52,13 +52,13 @@ def first_differences(
         prompts: token ids.
         first: tokens by prompt, as in `Generation.tokens`, for instance of `generate`.
         second: for instance those of `generate_speculative`.
-        eos_id: what follows a completion that is the beginning of the other one.
+        eos_ids: one of them follows a completion that is the beginning of the other one.
     """
     pairs = list(zip(prompts, first, second, strict=True))
     parted = [number for number, (_, one, other) in enumerate(pairs) if one != other]
     exact = copy.deepcopy(model).double() if parted else model
     with evaluation_mode(model), evaluation_mode(exact):
-        return [_difference(model, exact, number, *pairs[number], eos_id) for number in parted]
+        return [_difference(model, exact, number, *pairs[number], eos_ids) for number in parted]
 
 
 def _difference(
@@ -68,15 +68,16 @@ def _difference(
     prompt: list[int],
     first: list[int],
     second: list[int],
-    eos_id: int | None,
+    eos_ids: Collection[int],
 ) -> Difference:
     shorter = min(len(first), len(second))
     place = next((i for i in range(shorter) if first[i] != second[i]), shorter)
-    one, other = (tokens[place] if place < len(tokens) else eos_id for tokens in (first, second))
-    assert one is not None
-    assert other is not None
     ids = torch.tensor([prompt + first[:place]], device=model.device)
     logits = exact(ids).logits[0]
     error = (model(ids).logits[0].double() - logits).abs().max()
+    one, other = (
+        tokens[place] if place < len(tokens) else max(eos_ids, key=lambda end: float(logits[-1, end]))
+        for tokens in (first, second)
+    )
     gap = logits[-1].max() - logits[-1, [one, other]].min()
     return Difference(number, place, (one, other), float(gap), float(error))

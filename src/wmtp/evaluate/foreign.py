@@ -8,7 +8,9 @@ from typing import Any
 
 from wmtp.config import EvaluateConfig, Recipe
 from wmtp.errors import WMTPError
+from wmtp.evaluate.answers import about_answers
 from wmtp.evaluate.exclusions import check_solutions, exclude
+from wmtp.evaluate.extraction import extracted
 from wmtp.evaluate.judging import (
     judge_samples,
     require_consent,
@@ -23,7 +25,7 @@ from wmtp.evaluate.tasks import TASKS, Problem, problems_of
 from wmtp.storage import sha256_file, sha256_text, write_json
 
 USUAL_K = (1, 10, 100)
-GENERATION_KEYS = ("samples", "k", "temperature", "top_p", "max_new_tokens")
+GENERATION_KEYS = ("samples", "k", "temperature", "chat", "system", "top_p", "max_new_tokens")
 
 
 def evaluate_samples(
@@ -70,7 +72,8 @@ def evaluate_samples(
         with told_how_to_go_on(file, order):
             judge_samples(file, problems, order, config)
         file.finish(order)
-        judged, exclusions = exclude(Judged(problems, file.completions, file.executions), solutions)
+        codes = extracted(file, problems, order, settings.extraction)
+        judged, exclusions = exclude(Judged(problems, codes, file.executions), solutions)
     fewest, most = min(counts.values()), max(counts.values())
     wanted = k or [usual for usual in USUAL_K if usual <= fewest]
     result = {
@@ -83,6 +86,7 @@ def evaluate_samples(
         "samples_per_problem": fewest if fewest == most else [fewest, most],
         **summarise(judged, dict.fromkeys(wanted, (None,)), settings.submissions),
         **exclusions,
+        **about_answers(judged, file.stops, settings),
         "settings": asdict(settings),
         "decoding": None,
         "sandbox": describe(config.sandbox),

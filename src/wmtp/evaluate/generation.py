@@ -7,6 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from wmtp.data.tokenizer import decode_completion
+from wmtp.decode.batch import Stop
 from wmtp.decode.generate import generate
 from wmtp.decode.speculative import generate_speculative
 from wmtp.decode.stopping import StopStrings
@@ -24,6 +25,7 @@ class Generator:
         model: in the dtype and on the device that it decodes in.
         tokenizer: of the model.
         settings: temperature aside.
+        ends: tokens that end a completion.
         stop: strings that end a completion and are no part of it.
         batch_size: completions decoded together.
         seed: of all random numbers.
@@ -32,6 +34,7 @@ class Generator:
     model: MTPForCausalLM
     tokenizer: PreTrainedTokenizerFast
     settings: Protocol
+    ends: frozenset[int]
     stop: StopStrings
     batch_size: int
     seed: int
@@ -69,8 +72,8 @@ class Generator:
         prompts: Mapping[str, list[int]],
         update: Update,
     ) -> None:
-        def keep(index: int, tokens: list[int]) -> None:
-            file.add(order[batch[index]], self._text(tokens))
+        def keep(index: int, tokens: list[int], stop: Stop) -> None:
+            file.add(order[batch[index]], self._text(tokens), stop)
             update(len(file.completions))
 
         generate(
@@ -115,7 +118,7 @@ class Generator:
     def _options(self) -> dict[str, Any]:
         return {
             "max_new_tokens": self.settings.max_new_tokens,
-            "eos_id": int(self.tokenizer.eos_token_id),
+            "eos_ids": self.ends,
             "stop": self.stop if self.stop.strings else None,
             "batch_size": self.batch_size,
         }

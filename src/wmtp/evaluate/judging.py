@@ -10,6 +10,8 @@ from typing import Any
 from wmtp import __version__
 from wmtp.config import EvaluateConfig
 from wmtp.errors import WMTPError
+from wmtp.evaluate.extraction import extract
+from wmtp.evaluate.protocols import Extraction
 from wmtp.evaluate.samples import Key, SampleFile
 from wmtp.evaluate.sandbox import AnyProgram, Limits, Verdict, describe, execute_all
 from wmtp.evaluate.tasks import Problem
@@ -55,7 +57,8 @@ def judging_conditions(config: EvaluateConfig) -> dict[str, Any]:
 def verdict_origin(problems: Sequence[Problem], config: EvaluateConfig) -> dict[str, Any]:
     """What verdicts depend on besides the completions: JSON values."""
     tests = sha256_text(*(sha256_text(repr(problem.program(""))) for problem in problems))
-    return {"tests": tests, **judging_conditions(config)}
+    rule = config.settings.extraction
+    return {"tests": tests, **judging_conditions(config)} | ({} if rule == "none" else {"extraction": rule})
 
 
 def judge_samples(
@@ -76,7 +79,7 @@ def judge_samples(
     passed = sum(execution.verdict is Verdict.PASSED for execution in file.executions.values())
     errors = 0
     with progress("execute", len(todo)) as update:
-        programs = _programs(file, by_id, todo)
+        programs = _programs(file, by_id, todo, config.settings.extraction)
         executions = execute_all(programs, sandbox_limits(config), config.workers, config.sandbox)
         for done, (index, execution) in enumerate(executions, start=1):
             file.judge(todo[index], execution)
@@ -85,8 +88,12 @@ def judge_samples(
             update(done, f"{passed} passed" + (f", {errors} not judged" if errors else ""))
 
 
-def _programs(file: SampleFile, problems: dict[str, Problem], keys: Sequence[Key]) -> Iterator[AnyProgram]:
-    return (problems[key.task_id].program(file.completions[key]) for key in keys)
+def _programs(
+    file: SampleFile, problems: dict[str, Problem], keys: Sequence[Key], rule: Extraction
+) -> Iterator[AnyProgram]:
+    for key in keys:
+        problem = problems[key.task_id]
+        yield problem.program(extract(file.completions[key], problem, rule))
 
 
 def warn(line: str) -> None:

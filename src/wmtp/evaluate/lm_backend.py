@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from wmtp.config import load
 from wmtp.data.tokenizer import decode_completion, encode
 from wmtp.decode.batch import evaluation_mode
+from wmtp.decode.ends import end_tokens
 from wmtp.decode.generate import generate
 from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
@@ -218,7 +219,7 @@ class MTPBackend(TemplateLM):
             self.model,
             prompts,
             max_new_tokens=new_tokens,
-            eos_id=self.eot_token_id,
+            eos_ids=end_tokens(self.model, self.tokenizer),
             temperature=float(wanted.get("temperature", 1.0)) if wanted["do_sample"] else 0.0,
             top_p=float(wanted.get("top_p", 1.0)),
             seed=self.seed,

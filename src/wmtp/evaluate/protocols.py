@@ -12,7 +12,8 @@ from typing import Any, Literal
 from wmtp.errors import WMTPError
 from wmtp.registry import did_you_mean
 
-Prompt = Literal["own", "published", "stripped", "3-shot", "docstring"]
+Prompt = Literal["own", "published", "stripped", "3-shot", "docstring", "instruct"]
+Extraction = Literal["none", "fenced"]
 
 CODE_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """Where a HumanEval completion ends (Chen et al. 2021, arXiv 2107.03374, section 2.1)."""
@@ -29,6 +30,9 @@ class Protocol:
         temperatures: by k, where pass@k is looked for: the best of several is an oracle over temperature.
         samples: completions of each problem at each temperature.
         stop: strings that end a completion and are no part of it.
+        extraction: what of a completion is executed: all of it, or the program in an answer with Markdown's fences.
+        chat: whether the prompt is a user's message, put into the tokenizer's chat template.
+        system: what the chat's system message says; None for no such message.
         top_p: nucleus that is sampled from.
         max_new_tokens: length of a completion at most.
         submissions: n of n@k.
@@ -47,6 +51,9 @@ class Protocol:
     temperatures: Mapping[int, tuple[float, ...]]
     samples: int = 1
     stop: tuple[str, ...] = ()
+    extraction: Extraction = "none"
+    chat: bool = False
+    system: str | None = None
     top_p: float = 1.0
     max_new_tokens: int = 256
     submissions: tuple[int, ...] = ()
@@ -68,6 +75,8 @@ class Protocol:
             )
         if self.samples > 1 and 0 in self.all_temperatures:
             raise WMTPError("several samples at temperature 0 are all the same; set temperature above 0")
+        if self.system is not None and not self.chat:
+            raise WMTPError("system is a message of a chat; set chat=true too, or leave it out")
 
     @property
     def label(self) -> str:
@@ -133,6 +142,7 @@ ABOUT = {
     "humaneval-paper": "Chen et al. 2021: pass@1 at temperature 0.2, pass@10 and pass@100 at 0.8, of 200 samples",
     "mbpp-paper": "Austin et al. 2021: 80 samples at temperature 0.5, from three solved problems",
     "meta-mtp": "Gloeckle et al. 2024: the best of several temperatures for each k (an oracle)",
+    "chat": "for instruct models: one greedy answer to a chat message; its fenced code is executed",
     "codecontests": "100 samples of a script, from the statement as a docstring",
     "livecodebench": "Jain et al. 2024: 10 samples at temperature 0.2, from the question and how to answer",
 }
@@ -168,6 +178,17 @@ _PROTOCOLS = [
         top_p=0.95,
         max_new_tokens=512,
     ),
+    Protocol(
+        "chat",
+        "mbpp",
+        "instruct",
+        GREEDY,
+        extraction="fenced",
+        chat=True,
+        max_new_tokens=1024,
+        cpu_seconds=_MBPP_SECONDS,
+    ),
+    Protocol("chat", "humaneval", "instruct", GREEDY, extraction="fenced", chat=True, max_new_tokens=1024),
     # arXiv 2107.03374, sections 2.1 and 3.2 to 3.4
     Protocol(
         "humaneval-paper",

@@ -7,10 +7,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import Config, EvaluateConfig, Recipe
-from wmtp.data.tokenizer import encode, load_tokenizer
-from wmtp.decode.stopping import StopStrings
+from wmtp.data.tokenizer import load_tokenizer
 from wmtp.environment import choose_device, choose_dtype, configure_torch
+from wmtp.evaluate.answers import about_answers
 from wmtp.evaluate.exclusions import check_solutions, exclude
+from wmtp.evaluate.extraction import extracted
 from wmtp.evaluate.generation import Generator
 from wmtp.evaluate.judging import (
     judge_samples,
@@ -19,7 +20,8 @@ from wmtp.evaluate.judging import (
     verdict_origin,
     warn,
 )
-from wmtp.evaluate.protocols import result_name
+from wmtp.evaluate.prompts import Prompts, prompts_of
+from wmtp.evaluate.protocols import Protocol, result_name
 from wmtp.evaluate.samples import Key, Origin, SampleFile
 from wmtp.evaluate.sandbox import describe
 from wmtp.evaluate.summary import Judged, summarise
@@ -113,12 +115,11 @@ def evaluate(
     """
     config, settings = recipe.evaluate, recipe.evaluate.settings
     problems = problems_of(task, settings.limit)
+    prompts = prompts_of(problems, model, tokenizer, settings, task.stop)
+    prompts_digest = sha256_text(*prompts.texts)
     solutions = check_solutions(task.name, problems, config, cache)
-    texts = [problem.prompt for problem in problems]
-    prompts_digest = sha256_text(*texts)
-    prompts = {p.task_id: ids for p, ids in zip(problems, encode(tokenizer, texts), strict=True)}
     generator = Generator(
-        model, tokenizer, settings, StopStrings(tokenizer, task.stop), config.batch_size, recipe.seed
+        model, tokenizer, settings, prompts.ends, prompts.stop, config.batch_size, recipe.seed
     )
     order = [
         Key(problem.task_id, temperature, sample)
@@ -135,15 +136,17 @@ def evaluate(
         "samples": settings.samples,
         "top_p": settings.top_p,
         "max_new_tokens": settings.max_new_tokens,
-        "stop strings": list(task.stop),
+        "stop strings": list(prompts.stop.strings),
+        **_further_origin(prompts, tokenizer, settings),
     }
     with SampleFile(samples, Origin(completions, verdict_origin(problems, config)), warn, result) as file:
         with told_how_to_go_on(file, order):
-            generator.write(file, order, prompts)
+            generator.write(file, order, prompts.ids)
             judge_samples(file, problems, order, config)
         file.finish(order)
-        decoding = generator.speculation(order, prompts, file)
-        judged, exclusions = exclude(Judged(problems, file.completions, file.executions), solutions)
+        decoding = generator.speculation(order, prompts.ids, file)
+        codes = extracted(file, problems, order, settings.extraction)
+        judged, exclusions = exclude(Judged(problems, codes, file.executions), solutions)
     return {
         "task": task.name,
         "protocol": settings.label,
@@ -154,7 +157,17 @@ def evaluate(
         "top_p": settings.top_p,
         **summarise(judged, settings.temperatures, settings.submissions),
         **exclusions,
+        **about_answers(judged, file.stops, settings),
         "settings": asdict(settings),
         "decoding": decoding,
         "sandbox": describe(config.sandbox),
     }
+
+
+def _further_origin(
+    prompts: Prompts, tokenizer: PreTrainedTokenizerFast, settings: Protocol
+) -> dict[str, Any]:
+    """What else samples depend on, where it is not what it is for a base model."""
+    ends = sorted(prompts.ends)
+    several = {"end tokens": ends} if ends != [tokenizer.eos_token_id] else {}
+    return {**several, **({"chat": True, "system": settings.system} if settings.chat else {})}

@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, get_args
 
+from wmtp.decode.batch import Stop
 from wmtp.errors import WMTPError
 from wmtp.evaluate.rows import Row, read_rows
 from wmtp.evaluate.sandbox import Execution, Verdict
@@ -62,6 +63,7 @@ class SampleFile:
         self._result = result
         self.completions: dict[Key, str] = {}
         self.executions: dict[Key, Execution] = {}
+        self.stops: dict[Key, Stop] = {}
         self._completions = json.loads(json.dumps(origin.completions))
         self._verdicts = json.loads(json.dumps(origin.verdicts))
         self._say = say
@@ -83,21 +85,22 @@ class SampleFile:
     ) -> None:
         self._file.close()
 
-    def add(self, key: Key, completion: str) -> None:
-        """Keep a completion; one that is there already stays as it is."""
+    def add(self, key: Key, completion: str, stop: Stop | None = None) -> None:
+        """Keep a completion, and what ended it if that is known; one that is there already stays as it is."""
         if key not in self.completions:
             self.completions[key] = completion
-            self._write(_line(key, completion, None))
+            if stop is not None:
+                self.stops[key] = stop
+            self._write(self._line(key))
 
     def judge(self, key: Key, execution: Execution) -> None:
         """Keep the verdict on a completion that is there."""
         self.executions[key] = execution
-        self._write(_line(key, self.completions[key], execution))
+        self._write(self._line(key))
 
     def finish(self, order: Sequence[Key]) -> None:
         """Rewrite the file with these samples, judged, and no others."""
-        lines = (_line(key, self.completions[key], self.executions[key]) for key in order)
-        write_text(self.path, "".join(lines))
+        write_text(self.path, "".join(map(self._line, order)))
 
     def remove(self) -> None:
         """Delete the file and what lies beside it."""
@@ -124,8 +127,7 @@ class SampleFile:
         if self.executions and known["verdicts"] != self._verdicts:
             self._say(f"{self.path}: judged under other conditions; the completions are judged again")
             self.executions = {}
-            lines = (_line(key, completion, None) for key, completion in self.completions.items())
-            write_text(self.path, "".join(lines))
+            write_text(self.path, "".join(map(self._line, self.completions)))
             self._file.close()
             self._file = self._open()
         write_json(self._about, {"completions": self._completions, "verdicts": self._verdicts})
@@ -167,9 +169,14 @@ class SampleFile:
         for row in read_rows(self.path):
             key = _key(row)
             self.completions[key] = _completion(row)
+            if "stop" in row.values:
+                self.stops[key] = _stop(row)
             execution = _execution(row)
             if execution is not None:
                 self.executions[key] = execution
+
+    def _line(self, key: Key) -> str:
+        return _line(key, self.completions[key], self.stops.get(key), self.executions.get(key))
 
     def _write(self, line: str) -> None:
         with writing(self.path):
@@ -182,11 +189,13 @@ def _old(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}.old-{number}")
 
 
-def _line(key: Key, completion: str, execution: Execution | None) -> str:
+def _line(key: Key, completion: str, stop: Stop | None, execution: Execution | None) -> str:
     values: dict[str, Any] = {"task_id": key.task_id, "sample": key.sample}
     if key.temperature is not None:
         values["temperature"] = key.temperature
     values["completion"] = completion
+    if stop is not None:
+        values["stop"] = stop
     if execution is not None:
         values |= {
             "passed": None if execution.verdict is Verdict.ERROR else execution.verdict is Verdict.PASSED,
@@ -222,6 +231,13 @@ def _completion(row: Row) -> str:
     if not isinstance(completion, str):
         raise WMTPError(f"{row.place}: 'completion' should be there, as text")
     return completion
+
+
+def _stop(row: Row) -> Stop:
+    found: list[Stop] = [stop for stop in get_args(Stop) if stop == row.values["stop"]]
+    if not found:
+        raise WMTPError(f"{row.place}: damaged: 'stop' should be one of {', '.join(get_args(Stop))}")
+    return found[0]
 
 
 def _execution(row: Row) -> Execution | None:

@@ -1,7 +1,7 @@
 """What drafting with the extra heads saves: wall-clock time, tokens per forward, acceptance by head."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from wmtp.config import Config, Recipe
 from wmtp.data.tokenizer import encode
 from wmtp.decode.batch import Generation
+from wmtp.decode.ends import end_tokens
 from wmtp.decode.generate import generate
 from wmtp.decode.speculative import Block, generate_speculative
 from wmtp.decode.stopping import StopStrings
@@ -79,13 +80,13 @@ class Prompts:
     Attributes:
         ids: tokens of each prompt.
         max_new_tokens: tokens to generate at most, the eos counted.
-        eos_id: token that ends a row; None for no such token.
+        eos_ids: tokens that end a row.
         stop: strings that end a row; None for none.
     """
 
     ids: Sequence[list[int]]
     max_new_tokens: int
-    eos_id: int | None
+    eos_ids: Collection[int]
     stop: StopStrings | None = None
 
 
@@ -105,7 +106,7 @@ def evaluate_speed(
     prompts = Prompts(
         encode(tokenizer, texts),
         settings.max_new_tokens,
-        int(tokenizer.eos_token_id),
+        end_tokens(model, tokenizer),
         StopStrings(tokenizer, task.stop) if task.stop else None,
     )
     result = {
@@ -154,7 +155,7 @@ def _at_batch_size(
 ) -> list[Speed]:
     options: dict[str, Any] = {
         "max_new_tokens": prompts.max_new_tokens,
-        "eos_id": prompts.eos_id,
+        "eos_ids": prompts.eos_ids,
         "stop": prompts.stop,
         "batch_size": batch_size,
         "progress": ended,
@@ -193,7 +194,7 @@ def _at_batch_size(
             near_ties=sum(
                 difference.is_near_tie
                 for difference in first_differences(
-                    model, prompts.ids, greedy.tokens, found.tokens, eos_id=prompts.eos_id
+                    model, prompts.ids, greedy.tokens, found.tokens, eos_ids=prompts.eos_ids
                 )
             ),
             seconds=seconds[heads],

@@ -22,7 +22,7 @@ class Judged:
 
     Attributes:
         problems: in order.
-        completions: by key.
+        completions: by key, what was executed of each.
         executions: by key, of the same keys.
     """
 

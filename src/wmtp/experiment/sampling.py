@@ -9,6 +9,7 @@ from wmtp.config import Config, Recipe
 from wmtp.data.corpus import load_rows
 from wmtp.data.documents import documents_from
 from wmtp.data.tokenizer import encode
+from wmtp.decode.ends import end_tokens
 from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
 from wmtp.evaluate.generation import Generator
@@ -56,7 +57,13 @@ def sample_answers(
         {"k": [1], "samples": per_prompt, "temperature": [temperature]}
     )
     generator = Generator(
-        model, tokenizer, settings, StopStrings(tokenizer, ()), recipe.evaluate.batch_size, recipe.seed
+        model,
+        tokenizer,
+        settings,
+        end_tokens(model, tokenizer),
+        StopStrings(tokenizer, ()),
+        recipe.evaluate.batch_size,
+        recipe.seed,
     )
     origin = {
         **model_origin(location, model),

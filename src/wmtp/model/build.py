@@ -20,6 +20,7 @@ from wmtp.config import ModelConfig, Recipe
 from wmtp.data.loader import Batch
 from wmtp.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from wmtp.errors import WMTPError, one_line
+from wmtp.model.ends import keep_ends
 from wmtp.model.modeling import MTPConfig, MTPForCausalLM, TrunkOutput, copy_head_0, document_mask, initialise
 from wmtp.storage import sha256_file, sha256_text
 from wmtp.train.checkpoint import digests, is_checkpoint, load_tensors, tensor_names
@@ -52,7 +53,8 @@ def count_parameters(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> tupl
 def learner_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> MTPConfig:
     """The learner's configuration; of `model.base_id` only the configuration is read."""
     if recipe.model.base_id is not None:
-        return _with_heads(load_config(recipe.model.base_id, "model.base_id"), recipe.model.heads)
+        config = _with_heads(load_config(recipe.model.base_id, "model.base_id"), recipe.model.heads)
+        return keep_ends(config, recipe.model.base_id)
     return MTPConfig(_backbone_config(recipe, tokenizer), heads=recipe.model.heads, dtype="float32")
 
 
@@ -125,7 +127,7 @@ def _from_base(model: ModelConfig, vocab_size: int, sequence_length: int) -> MTP
             f"model.base_id {model.base_id!r}: attends over a window of {window}; "
             f"data.sequence_length {sequence_length} must not exceed it"
         )
-    learner = MTPForCausalLM(_with_heads(base.config, model.heads))
+    learner = MTPForCausalLM(keep_ends(_with_heads(base.config, model.heads), str(model.base_id)))
     missing, unexpected = learner.load_state_dict(base.state_dict(), strict=False)
     extra = tuple(f"model.layers.{learner.trunk_layers + h}." for h in range(1, model.heads))
     if unexpected or any(not name.startswith(extra) for name in missing):

@@ -19,11 +19,13 @@ class ServedModel(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         """Load the folder that `wmtp export` wrote."""
         from wmtp.data.tokenizer import load_tokenizer
+        from wmtp.decode.ends import end_tokens
         from wmtp.model.build import load_causal_lm
 
         folder = context.artifacts[MODEL_ARTIFACT]
         self._model = load_causal_lm(folder, MODEL_ARTIFACT).eval()
         self._tokenizer = load_tokenizer(folder)
+        self._ends = end_tokens(self._model, self._tokenizer)
 
     def predict(
         self,
@@ -46,11 +48,11 @@ class ServedModel(PythonModel):
             attention_mask=torch.ones_like(ids),
             do_sample=False,
             max_new_tokens=max_new_tokens,
-            eos_token_id=self._tokenizer.eos_token_id,
+            eos_token_id=sorted(self._ends),
             pad_token_id=self._tokenizer.eos_token_id,
         )
         tokens = output[0, ids.shape[1] :].tolist()
-        return decode_completion(self._tokenizer, [t for t in tokens if t != self._tokenizer.eos_token_id])
+        return decode_completion(self._tokenizer, [t for t in tokens if t not in self._ends])
 
 
 set_model(ServedModel())

@@ -20,6 +20,8 @@ class Problem:
         task_id: unique within the task.
         prompt: what the model is given.
         program: what is executed to judge a completion.
+        prefix: the text in front of a completion in the program; "" where the completion is the whole program.
+        entry_points: names of the functions and classes that the tests use, as far as they are known.
         reference: a program that solves it, where completions are compared with one.
         metadata: JSON values that the results carry along, for grouping.
         solution: a completion that should pass; judged before any sample, and where it does not pass, the problem is
@@ -32,6 +34,8 @@ class Problem:
     reference: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     solution: str | None = None
+    prefix: str = ""
+    entry_points: tuple[str, ...] = ()
 
 
 SEVERAL_ANSWERS = "several_answers"

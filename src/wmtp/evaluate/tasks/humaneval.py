@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wmtp.config import Recipe
+from wmtp.data.templates import function_message
 from wmtp.errors import WMTPError
 from wmtp.evaluate.entry_points import as_function, is_entry_point
 from wmtp.evaluate.protocols import Prompt
@@ -35,9 +36,15 @@ def _problem(row: Row, kind: Prompt) -> Problem:
         raise WMTPError(f"{row.place}: 'test' should define check(candidate)")
     if not is_entry_point(name):
         raise WMTPError(f"{row.place}: 'entry_point' should name a function or a method, not {name!r}")
-    prompt = published.strip() if kind == "stripped" else published
-    program = checked_program(task_id, prompt, test, name)
-    return Problem(task_id, prompt, program, solution=_solution(row, published, prompt))
+    prefix = published.strip() if kind == "stripped" else published
+    return Problem(
+        task_id,
+        function_message(published) if kind == "instruct" else prefix,
+        checked_program(task_id, prefix, test, name),
+        solution=_solution(row, published, prefix),
+        prefix=prefix,
+        entry_points=(name.partition(".")[0],),
+    )
 
 
 def checked_program(task_id: str, prompt: str, test: str, entry_point: str) -> Callable[[str], Program]:

@@ -3,7 +3,9 @@
 from typing import Any
 
 from wmtp.config import Recipe
+from wmtp.data.templates import task_message
 from wmtp.errors import WMTPError
+from wmtp.evaluate.protocols import Prompt
 from wmtp.evaluate.rows import Row
 from wmtp.evaluate.sandbox import Program
 from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows
@@ -29,7 +31,7 @@ def mbpp(recipe: Recipe) -> ListedTask:
     chosen = [row for row, number in rows if settings.split == "all" or number in SPLITS[settings.split]]
     if not chosen:
         raise WMTPError(f"evaluate.data {recipe.evaluate.data}: has no problem of the {settings.split} split")
-    return ListedTask("mbpp", settings.stop, [_problem(row, shots) for row in chosen])
+    return ListedTask("mbpp", settings.stop, [_problem(row, settings.prompt, shots) for row in chosen])
 
 
 def _number(row: Row) -> int:
@@ -39,7 +41,7 @@ def _number(row: Row) -> int:
     return number
 
 
-def _problem(row: Row, shots: str) -> Problem:
+def _problem(row: Row, kind: Prompt, shots: str) -> Problem:
     reference, tests = row.text("code"), _tests(row)
     setup = row.text("test_setup_code", default="\n".join(row.texts("test_imports", ())))
     facts: dict[str, Any] = {
@@ -50,11 +52,18 @@ def _problem(row: Row, shots: str) -> Problem:
     task_id = str(row.values["task_id"])
     return Problem(
         task_id,
-        shots + _question(row) if shots else _docstring(row),
+        _prompt(row, kind, shots),
         lambda completion: Program(task_id, completion, tests, setup, **facts),
         reference,
         solution=reference,
+        entry_points=facts["defines"],
     )
+
+
+def _prompt(row: Row, kind: Prompt, shots: str) -> str:
+    if kind == "instruct":
+        return task_message(row.text("text", "prompt"), _tests(row))
+    return shots + _question(row) if kind == "3-shot" else _docstring(row)
 
 
 def _tests(row: Row) -> tuple[str, ...]:
