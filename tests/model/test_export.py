@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from refusals import refusal
 from small_models import mtp_model
 from wmtp.data.tokenizer import train_tokenizer
 from wmtp.errors import WMTPError
@@ -28,7 +29,9 @@ def make(kind: str = "llama", **options: Any) -> MTPForCausalLM:
 
 
 def save(model: MTPForCausalLM, run: Path, step: int = 1) -> Path:
-    tokenizer = train_tokenizer(["some text to learn from"], 300, run.parent / "cache")
+    tokenizer = train_tokenizer(
+        ["some text to learn from"], 300, run.parent / "cache", model.config.backbone.model_type
+    )
 
     def files(folder: Path) -> None:
         model.config.save_pretrained(folder)
@@ -164,3 +167,11 @@ def test_a_fingerprint_is_of_the_weights_and_the_configuration(tmp_path: Path) -
     others = [make(seed=2), make(tied=False)]
     found = [model_fingerprint(str(save(m, tmp_path / str(i)))) for i, m in enumerate(others)]
     assert len({first, *found}) == 3
+
+
+def test_an_export_whose_tokenizer_others_would_read_otherwise_is_refused(tmp_path: Path) -> None:
+    saved = save(make("qwen2"), tmp_path / "run")
+    train_tokenizer(["some text"], 300, tmp_path / "cache").save_pretrained(saved)
+    line = refusal(export, saved, tmp_path / "plain", next_token_only=True)
+    assert "AutoTokenizer reads it as Qwen2Tokenizer" in line
+    assert not (tmp_path / "plain").exists()

@@ -103,6 +103,8 @@ class DataConfig(Section):
     """`source` is a built-in (tinycode, python-source) or a path to JSONL, JSON or Parquet.
 
     `validation` is a path, or the share of rows that is held out; tinycode has a split of its own.
+    `bos` is whether every document begins with the tokenizer's bos_token; auto is as the tokenizer does on its own.
+    `allow_lossy` takes a tokenizer from whose tokens some texts do not come back.
     `where` keeps the training rows whose fields have these values.
     """
 
@@ -112,6 +114,8 @@ class DataConfig(Section):
     where: dict[str, Any] = {}
     limit: Positive | None = None
     tokenizer: str | None = None
+    bos: Literal["auto"] | bool = "auto"
+    allow_lossy: bool = False
     vocab_size: Annotated[int, Field(ge=260)] = 1024
     sequence_length: Annotated[int, Field(ge=2)] = 256
     overlong: Literal["error", "split", "truncate", "drop"] = "error"

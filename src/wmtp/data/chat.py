@@ -129,7 +129,6 @@ class Chat:
             parts[-1] += first
             parts += rest
         texts, tokens = parts[::2], parts[1::2]
-        self._tokenizer.backend_tokenizer.encode_special_tokens = True  # transformers' calls set it anew
         between = encode(self._tokenizer, texts)
         ids = [*between[0]]
         for token, text_ids in zip(tokens, between[1:], strict=True):

@@ -1,5 +1,6 @@
 """From `data:` in a recipe to tokenised training and validation documents."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -9,13 +10,14 @@ from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import DataConfig, FieldsConfig, Recipe, TinycodeConfig
 from wmtp.data import tinycode
-from wmtp.data.dataset import TokenDataset, tokenise
+from wmtp.data.dataset import Document, TokenDataset, tokenise
 from wmtp.data.documents import documents_from
 from wmtp.data.file_splits import file_rows
 from wmtp.data.python_source import python_source_rows
 from wmtp.data.rows import Row, keep_where
 from wmtp.data.templates import mbpp_style_prompt
-from wmtp.data.tokenizer import load_tokenizer, train_tokenizer
+from wmtp.data.tokenizer import choose_document_start, load_tokenizer, train_tokenizer
+from wmtp.data.tokenizer_checks import check_round_trip
 from wmtp.errors import WMTPError
 from wmtp.progress import note, working
 from wmtp.registry import did_you_mean
@@ -83,20 +85,35 @@ def load_data(recipe: Recipe, cache: Path) -> Data:
         documents = documents_from(source.train, source.fields)
         texts = [text for d in documents for text in (d.prompt, d.completion)]
         with working("train tokenizer"):
-            tokenizer = train_tokenizer(texts, data.vocab_size, cache)
-
-    def encode(split: list[Row], name: str) -> TokenDataset:
-        documents = documents_from(split, rows.fields)
-        return tokenise(
-            documents, tokenizer, data.sequence_length, data.overlong, f"data.source {data.source}, {name}"
-        )
-
+            tokenizer = train_tokenizer(texts, data.vocab_size, cache, recipe.model.architecture)
+    choose_document_start(tokenizer, data.bos)
+    train, validation = (documents_from(split, rows.fields) for split in (rows.train, rows.validation))
+    lossy = _what_is_lost(tokenizer, train, data.allow_lossy)
+    name = f"data.source {data.source}"
     with working("tokenise"):
-        loaded = Data(rows, tokenizer, encode(rows.train, "training"), encode(rows.validation, "validation"))
+        loaded = Data(
+            rows,
+            tokenizer,
+            tokenise(train, tokenizer, data.sequence_length, data.overlong, f"{name}, training"),
+            tokenise(validation, tokenizer, data.sequence_length, data.overlong, f"{name}, validation"),
+        )
     _check_learnable(recipe, loaded.train)
-    for line in loaded.notes:
+    for line in [*([lossy] if lossy else []), *loaded.notes]:
         note(line)
     return loaded
+
+
+def _what_is_lost(
+    tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document], allow_lossy: bool
+) -> str | None:
+    """What texts lose, in a line, where the recipe allows it.
+
+    Raises:
+        WMTPError: they lose something and may not.
+    """
+    texts = [document.prompt + document.completion for document in documents]
+    places = [document.place for document in documents]
+    return check_round_trip(tokenizer, texts, places, allow_lossy)
 
 
 def _check_learnable(recipe: Recipe, train: TokenDataset) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from wmtp.data.tokenizer import encode, encode_completions, tokenizer_fingerprint
+from wmtp.data.tokenizer import document_start, encode, encode_completions, tokenizer_fingerprint
 from wmtp.errors import WMTPError
 
 Overlong = Literal["error", "split", "truncate", "drop"]
@@ -149,6 +149,7 @@ def tokenise(
 ) -> TokenDataset:
     """Prompt, completion and an end token, of which the completion and the end token are supervised.
 
+    What stands in front of every document (`document_start`) stands in front of every piece, and is no target.
     Documents and pieces of which nothing can be learnt are left out and counted. A document that is truncated keeps
     its beginning and has no end token.
 
@@ -158,9 +159,12 @@ def tokenise(
         WMTPError: a document is longer than the row and `overlong` is "error", or nothing is left to learn.
     """
     texts = [d.prompt for d in documents]
-    prompts = encode(tokenizer, texts)
-    completions = encode_completions(tokenizer, texts, [d.completion for d in documents])
-    lengths = [len(p) + len(c) + 1 for p, c in zip(prompts, completions, strict=True)]
+    places = [d.place for d in documents]
+    prompts = encode(tokenizer, texts, places)
+    completions = encode_completions(tokenizer, texts, [d.completion for d in documents], places)
+    begin = document_start(tokenizer)
+    room = sequence_length - len(begin)
+    lengths = [len(begin) + len(p) + len(c) + 1 for p, c in zip(prompts, completions, strict=True)]
     is_blank = [d.is_blank for d in documents]
     is_long = [n > sequence_length and not blank for n, blank in zip(lengths, is_blank, strict=True)]
     if any(is_long) and overlong == "error":
@@ -175,10 +179,10 @@ def tokenise(
         if is_blank[row] or (is_long[row] and overlong == "drop"):
             continue
         ids = [*prompt, *completion, int(tokenizer.eos_token_id)]
-        ends = sequence_length if overlong == "truncate" else len(ids)
+        ends = room if overlong == "truncate" else len(ids)
         pieces += [
-            _Piece(row, start, ids[start : start + sequence_length], max(0, len(prompt) - start))
-            for start in range(0, ends, sequence_length)
+            _Piece(row, start, [*begin, *ids[start : start + room]], len(begin) + max(0, len(prompt) - start))
+            for start in range(0, ends, room)
         ]
     kept = [piece for piece in pieces if piece.has_target]
     counts = _count(documents, is_blank, is_long, pieces, sequence_length, overlong)

@@ -9,7 +9,7 @@ from rich.text import Text
 from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import Config, Recipe
-from wmtp.data.tokenizer import decode_completion, encode
+from wmtp.data.tokenizer import decode_completion, encode_prompts
 from wmtp.decode.batch import Generation
 from wmtp.decode.ends import end_tokens
 from wmtp.decode.sampling import Sampling
@@ -40,7 +40,7 @@ def show_generation(
     """
     text = _prompt(recipe, prompt, problem)
     _, model, tokenizer = trained_model(run, config)
-    prompts = encode(tokenizer, [text])
+    prompts = encode_prompts(tokenizer, [text])
     ends = end_tokens(model, tokenizer)
     stream = BlockStream(console, tokenizer, ends, text)
     found = generate_speculative(

@@ -14,7 +14,7 @@ from lm_eval.models.utils import normalize_gen_kwargs
 from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import load
-from wmtp.data.tokenizer import decode_completion, encode
+from wmtp.data.tokenizer import decode_completion, document_start, encode, encode_prompts
 from wmtp.decode.batch import evaluation_mode
 from wmtp.decode.ends import end_tokens
 from wmtp.decode.generate import generate
@@ -105,8 +105,8 @@ class MTPBackend(TemplateLM):
         return self.eot_token_id if first is None else int(first)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:  # noqa: ARG002
-        """Tokens of a text, without special ones."""
-        return encode(self.tokenizer, [string])[0]
+        """Tokens of a text with which a document begins."""
+        return encode_prompts(self.tokenizer, [string])[0]
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """ln p(continuation | context) of each request, and whether greedy decoding would write it."""
@@ -118,7 +118,10 @@ class MTPBackend(TemplateLM):
         windows: list[tuple[int, list[int], list[int]]] = []
         for number, request in enumerate(requests):
             pairs = utils.get_rolling_token_windows(
-                self.tok_encode(request.args[0]), self.prefix_token_id, self.max_length, context_len=1
+                encode(self.tokenizer, [request.args[0]])[0],
+                self.prefix_token_id,
+                self.max_length,
+                context_len=1,
             )
             windows += [(number, *utils.make_disjoint_window(pair)) for pair in pairs]
         totals = [0.0] * len(requests)
@@ -207,13 +210,16 @@ class MTPBackend(TemplateLM):
                 f"{', '.join(sorted(GENERATION_KEYS))}"
             )
         new_tokens = wanted["max_gen_toks"]
-        room = self.max_length - new_tokens
+        start = document_start(self.tokenizer)
+        room = self.max_length - new_tokens - len(start)
         if new_tokens < 1 or room < 1:
             raise WMTPError(
                 f"--lm-eval: the task wants max_gen_toks {new_tokens}; the model's {self.max_length} positions "
                 f"(max_position_embeddings) leave 1 to {self.max_length - 1}"
             )
-        prompts = [ids[-room:] or [self.prefix_token_id] for ids in encode(self.tokenizer, contexts)]
+        prompts = [
+            [*start, *ids[-room:]] or [self.prefix_token_id] for ids in encode(self.tokenizer, contexts)
+        ]
         stop = StopStrings(self.tokenizer, [text for text in wanted["until"] if text])
         generation = generate(
             self.model,

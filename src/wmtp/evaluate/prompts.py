@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerFast
 
 from wmtp.data.chat import Chat
-from wmtp.data.tokenizer import encode
+from wmtp.data.tokenizer import encode_prompts
 from wmtp.decode.ends import end_tokens
 from wmtp.decode.stopping import StopStrings
 from wmtp.evaluate.protocols import Protocol
@@ -49,7 +49,7 @@ def prompts_of(
     names, texts = [problem.task_id for problem in problems], [problem.prompt for problem in problems]
     ends = end_tokens(model, tokenizer)
     if not settings.chat:
-        found = encode(tokenizer, texts)
+        found = encode_prompts(tokenizer, texts)
         return Prompts(texts, dict(zip(names, found, strict=True)), ends, StopStrings(tokenizer, stop))
     chat = Chat(tokenizer, settings.system)
     return Prompts(

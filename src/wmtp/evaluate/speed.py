@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from wmtp.config import Config, Recipe
-from wmtp.data.tokenizer import encode
+from wmtp.data.tokenizer import encode_prompts
 from wmtp.decode.batch import Generation
 from wmtp.decode.ends import end_tokens
 from wmtp.decode.generate import generate
@@ -104,7 +104,7 @@ def evaluate_speed(
     task = TASKS.create(settings.task, recipe)
     texts = [problem.prompt for problem in problems_of(task, settings.limit)]
     prompts = Prompts(
-        encode(tokenizer, texts),
+        encode_prompts(tokenizer, texts),
         settings.max_new_tokens,
         end_tokens(model, tokenizer),
         StopStrings(tokenizer, task.stop) if task.stop else None,

@@ -15,6 +15,7 @@ from wmtp.data.corpus import Data, load_data
 from wmtp.data.documents import documents_from
 from wmtp.data.loader import collate, pack
 from wmtp.data.targets import lookahead, shift_left
+from wmtp.data.tokenizer import document_start
 from wmtp.environment import choose_device, configure_torch
 from wmtp.errors import WMTPError
 from wmtp.experiment.samples import trained_module
@@ -115,7 +116,8 @@ def _planted(data: Data) -> tuple[NDArray[np.int64], list[str]]:
         wrong = np.array(planted_tokens(pieces, row))
         is_first = wrong & ~np.concatenate([[False], wrong[:-1]])
         first = int(dataset.starts[document])
-        start, length = int(dataset.offsets[document]), int(dataset.lengths[document])
+        start = int(dataset.offsets[document]) + len(document_start(data.tokenizer))
+        length = int(dataset.offsets[document + 1]) - start
         number = kinds.index(kind) + 1 if row["error_spans"] else 0
         planted[start : start + length] = np.stack([number * wrong, is_first], axis=1)[first : first + length]
     if not planted.any():

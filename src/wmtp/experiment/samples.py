@@ -17,7 +17,7 @@ from wmtp.train.assemble import build_module, known_columns, scorer_needs
 from wmtp.train.module import WeightedMTP
 from wmtp.train.stage_one import with_own_critic
 from wmtp.train.state import task_tensors
-from wmtp.weighting.inspect import planted_tokens, token_pieces, token_weights
+from wmtp.weighting.inspect import planted_tokens, start_pieces, token_pieces, token_weights
 
 POPULATION = 256
 """Documents that are weighed together, about as many as in an optimiser step."""
@@ -68,9 +68,9 @@ def token_sample(data: Data, document: int, weights: dict[str, list[float | None
     index = int(data.train.sources[document])
     row = data.rows.train[index]
     text = documents_from([row], data.rows.fields)[0]
-    pieces = token_pieces(data.tokenizer, text)
-    start = int(data.train.starts[document])
-    shown = pieces[start : start + int(data.train.lengths[document])]
+    begin = start_pieces(data.tokenizer, text)
+    start, length = int(data.train.starts[document]), int(data.train.lengths[document]) - len(begin)
+    shown = [*begin, *token_pieces(data.tokenizer, text)[start : start + length]]
     supervised = [weight is not None for weight in next(iter(weights.values()))]
     return TokenSample(
         title=_title(row, index),

@@ -8,7 +8,7 @@ from pathlib import Path
 from wmtp.config import Config, Recipe
 from wmtp.data.corpus import load_rows
 from wmtp.data.documents import documents_from
-from wmtp.data.tokenizer import encode
+from wmtp.data.tokenizer import encode_prompts
 from wmtp.decode.ends import end_tokens
 from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
@@ -74,7 +74,7 @@ def sample_answers(
         "top_p": settings.top_p,
         "max_new_tokens": settings.max_new_tokens,
     }
-    ids = {str(number): tokens for number, tokens in enumerate(encode(tokenizer, prompts))}
+    ids = {str(number): tokens for number, tokens in enumerate(encode_prompts(tokenizer, prompts))}
     order = [Key(number, temperature, sample) for number in ids for sample in range(per_prompt)]
     with SampleFile(output.with_name(f"{output.stem}.partial.jsonl"), Origin(origin, {}), warn) as file:
         with _told_how_to_go_on(file, len(order)):

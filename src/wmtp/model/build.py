@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from wmtp.config import ModelConfig, Recipe
 from wmtp.data.loader import Batch
-from wmtp.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from wmtp.data.tokenizer import load_tokenizer, tokenizer_fingerprint, vocabulary_size
 from wmtp.errors import WMTPError, one_line
 from wmtp.model.ends import keep_ends
 from wmtp.model.modeling import MTPConfig, MTPForCausalLM, TrunkOutput, copy_head_0, document_mask, initialise
@@ -31,7 +31,7 @@ transformers_logging.disable_progress_bar()
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> MTPForCausalLM:
     """The learner, in float32: from `model.base_id`, or initialised from the recipe's seed."""
     if recipe.model.base_id is not None:
-        return _from_base(recipe.model, len(tokenizer), recipe.data.sequence_length)
+        return _from_base(recipe.model, vocabulary_size(tokenizer), recipe.data.sequence_length)
     model = MTPForCausalLM(learner_config(recipe, tokenizer))
     initialise(model, recipe.seed, recipe.model.init_std)
     if recipe.model.head_init == "copy":
@@ -92,7 +92,7 @@ def _backbone_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreT
     extra = model.heads - 1 if model.placement == "append" else 0
     return AutoConfig.for_model(
         model.architecture,
-        vocab_size=len(tokenizer),
+        vocab_size=vocabulary_size(tokenizer),
         hidden_size=model.hidden_size,
         intermediate_size=model.intermediate_size or _round_up(model.hidden_size * 8 / 3, 32),
         num_hidden_layers=model.layers + extra,
@@ -189,9 +189,9 @@ def load_reference(
     """
     reference = load_causal_lm(location, key).eval().requires_grad_(False)
     rows = reference.get_output_embeddings().weight.shape[0]
-    if rows < len(tokenizer):
+    if rows < vocabulary_size(tokenizer):
         raise WMTPError(
-            f"{key} {location!r}: its vocabulary of {rows} is not the learner's of {len(tokenizer)}"
+            f"{key} {location!r}: its vocabulary of {rows} is not the learner's of {vocabulary_size(tokenizer)}"
         )
     if (Path(location) / "tokenizer.json").exists():
         theirs = tokenizer_fingerprint(load_tokenizer(location))

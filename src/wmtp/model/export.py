@@ -6,6 +6,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from wmtp.data.tokenizer import load_tokenizer
+from wmtp.data.tokenizer_checks import check_read_back
 from wmtp.errors import WMTPError
 from wmtp.model.build import load_causal_lm
 from wmtp.model.modeling import MTPForCausalLM
@@ -32,7 +33,8 @@ def export(location: Path, output: Path, next_token_only: bool) -> Path:
             loads; else the model with all its heads, for AutoModelForCausalLM after `import wmtp.model.modeling`.
 
     Raises:
-        WMTPError: it cannot be loaded or written, has no heads, or `output` holds something.
+        WMTPError: it cannot be loaded or written, has no heads, AutoTokenizer would read its tokenizer otherwise, or
+            `output` holds something.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise WMTPError(f"{output}: there is something already; export into a new folder")
@@ -45,6 +47,7 @@ def export(location: Path, output: Path, next_token_only: bool) -> Path:
         with new_directory(output) as aside:
             exported.save_pretrained(aside)
             tokenizer.save_pretrained(aside)
+            check_read_back(aside, tokenizer, f"model of type {exported.config.model_type}")
     except (OSError, SafetensorError) as error:
         raise WMTPError(f"{output}: cannot be written: {error}") from error
     return output

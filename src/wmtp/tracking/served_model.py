@@ -40,9 +40,9 @@ class ServedModel(PythonModel):
     def _continue(self, prompt: str, max_new_tokens: int) -> str:
         import torch
 
-        from wmtp.data.tokenizer import decode_completion, encode
+        from wmtp.data.tokenizer import decode_completion, encode_prompts
 
-        ids = torch.tensor(encode(self._tokenizer, [prompt]))
+        ids = torch.tensor(encode_prompts(self._tokenizer, [prompt]))
         output = self._model.generate(
             ids,
             attention_mask=torch.ones_like(ids),

@@ -12,10 +12,11 @@ import torch
 
 from wmtp.config import Config, Recipe, to_yaml
 from wmtp.data.corpus import Data, load_data
+from wmtp.data.tokenizer_checks import check_as_exported
 from wmtp.environment import choose_device, choose_dtype, configure_torch, describe
 from wmtp.errors import WMTPError
 from wmtp.layout import CONFIG_FILE, CRITIC, ENVIRONMENT_FILE, RECIPE_FILE
-from wmtp.model.build import count_parameters, load_reference, model_fingerprint
+from wmtp.model.build import count_parameters, learner_config, load_reference, model_fingerprint
 from wmtp.storage import write_json, write_text
 from wmtp.tracking.store import check_tracking
 from wmtp.tracking.tracker import Tracker
@@ -49,6 +50,7 @@ def plan(recipe: Recipe, config: Config) -> Plan:
     """Read the data and count, without building a model."""
     check_schedule(recipe.train)
     data = load_data(recipe, Path(config.paths.cache))
+    _check_tokenizer(recipe, data)
     if recipe.critic.reward == "field":  # other rewards cost a model's or the sandbox's time
         _check_rewards(recipe, config, data)
     parameters, next_token = count_parameters(recipe, data.tokenizer)
@@ -63,6 +65,12 @@ def plan(recipe: Recipe, config: Config) -> Plan:
         training_tokens=len(data.train.tokens),
         longest_document=int(data.train.lengths.max()),
     )
+
+
+def _check_tokenizer(recipe: Recipe, data: Data) -> None:
+    """Refuse a tokenizer that others would read otherwise beside the exported model; a base's own is no question."""
+    if recipe.model.base_id is None or recipe.data.tokenizer is not None:
+        check_as_exported(data.tokenizer, learner_config(recipe, data.tokenizer).backbone)
 
 
 def _check_rewards(recipe: Recipe, config: Config, data: Data) -> None:
@@ -99,6 +107,7 @@ def train(
         if data is None:
             with world.first_one_first():
                 data = load_data(recipe, Path(config.paths.cache))
+        _check_tokenizer(recipe, data)
         is_own = start is not None and start.path.resolve().is_relative_to(run.resolve())
         tracker = Tracker(
             run, config, start.state["mlflow_run_id"] if start and is_own else None, fresh=not is_own

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from wmtp.data.dataset import Document, TokenDataset
 from wmtp.data.loader import Batch, Columns, collate, pack
-from wmtp.data.tokenizer import completion_anchor, encode
+from wmtp.data.tokenizer import completion_anchor, document_start, encode, places_in_text
 from wmtp.train.module import WeightedMTP
 
 Places = Sequence[Sequence[int]]
@@ -65,10 +65,16 @@ def token_pieces(tokenizer: PreTrainedTokenizerFast, document: Document) -> list
         (document.prompt, 0, -len(document.prompt)),
         (anchor + document.completion, len(before), -len(anchor)),
     ):
-        offsets = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).offsets[skipped:]
+        offsets = places_in_text(tokenizer, text)[skipped:]
         pieces += [(text[start:end], start + shift, end + shift) for start, end in offsets]
     end = len(document.completion)
     return [*pieces, (str(tokenizer.eos_token), end, end + 1)]
+
+
+def start_pieces(tokenizer: PreTrainedTokenizerFast, document: Document) -> list[tuple[str, int, int]]:
+    """The same of the tokens that stand in front of the document, and of every piece of it: they have no place."""
+    begin = -len(document.prompt)
+    return [(tokenizer.convert_ids_to_tokens(id_), begin, begin) for id_ in document_start(tokenizer)]
 
 
 def planted_tokens(pieces: Sequence[tuple[str, int, int]], row: Mapping[str, Any]) -> list[bool]:

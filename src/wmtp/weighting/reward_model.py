@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from wmtp.data.tokenizer import vocabulary_size
 from wmtp.errors import WMTPError, one_line
 from wmtp.model.build import load_config, model_fingerprint
 from wmtp.progress import progress
@@ -63,7 +64,7 @@ def reward_model_rewards(
     tokenizer = _load_tokenizer(location, config.vocab_size)
     config.pad_token_id = _padding(config, tokenizer, location)
     texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
-    tokens: list[list[int]] = tokenizer(texts)["input_ids"]
+    tokens: list[list[int]] = tokenizer(texts, split_special_tokens=True)["input_ids"]
     positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
     _check_lengths(tokens, min(positions, tokenizer.model_max_length), location)
     digest = sha256_text(*(" ".join(map(str, ids)) for ids in tokens), f"padding {config.pad_token_id}")
@@ -112,12 +113,12 @@ def _load_tokenizer(location: str, vocab_size: int) -> PreTrainedTokenizerFast:
         raise WMTPError(f"{KEY} {location!r}: no tokenizer in the folder (tokenizer.json)")
     try:
         tokenizer = AutoTokenizer.from_pretrained(location)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # as of load_tokenizer
         raise WMTPError(f"{KEY} {location!r}: its tokenizer cannot be loaded: {one_line(error)}") from None
-    if len(tokenizer) > vocab_size:
+    if vocabulary_size(tokenizer) > vocab_size:
         raise WMTPError(
-            f"{KEY} {location!r}: with another tokenizer: its {len(tokenizer)} tokens do not fit into the model's "
-            f"vocabulary of {vocab_size}"
+            f"{KEY} {location!r}: with another tokenizer: its {vocabulary_size(tokenizer)} tokens do not fit into "
+            f"the model's vocabulary of {vocab_size}"
         )
     return tokenizer
 
