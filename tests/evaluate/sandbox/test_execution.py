@@ -63,11 +63,12 @@ def test_closing_ends_what_runs() -> None:
 
 @pytest.mark.parametrize("call", ["list(execute_all([p] * 4, limits, 2))", "execute(p, limits)"])
 def test_interrupt_ends_what_runs(call: str) -> None:
+    waits = Program("waits", "import time\nopen('ready', 'w').close()\ntime.sleep(1000)", TESTS)
     with tempfile.TemporaryDirectory(prefix="place-") as place:
         script = (
             "import sys, tempfile; tempfile.tempdir = sys.argv[1]\n"
             "from wmtp.evaluate.sandbox import *\n"
-            f"p, limits = {SLEEPS!r}, Limits(wall_seconds=60)\n"
+            f"p, limits = {waits!r}, Limits(wall_seconds=60)\n"
             f"try:\n    {call}\nexcept KeyboardInterrupt:\n    print('stopped')"
         )
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -75,9 +76,8 @@ def test_interrupt_ends_what_runs(call: str) -> None:
             [sys.executable, "-c", script, place], stdout=subprocess.PIPE, text=True, env=environment
         )
         limit = time.monotonic() + 60
-        while not list(Path(place).glob("*/*")) and time.monotonic() < limit:
+        while not list(Path(place).glob("*/*/ready")) and time.monotonic() < limit:
             time.sleep(0.02)
-        time.sleep(0.3)
         evaluator.send_signal(signal.SIGINT)
         output, _ = evaluator.communicate(timeout=60)
         assert output == "stopped\n"

@@ -80,7 +80,7 @@ class Server:
                 env={},
                 start_new_session=True,
             )
-        except OSError:
+        except BaseException:  # Ctrl-C, too
             remove(self._place)
             raise
         assert self._process.stdin is not None
