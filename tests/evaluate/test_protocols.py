@@ -110,7 +110,8 @@ def test_every_protocols_facts(protocol: Any) -> None:
     assert (protocol.split, protocol.limit, protocol.output_mib) == ("test", None, 1)
     assert (protocol.start_date, protocol.end_date) == (None, None)
     is_chat = protocol.name == "chat"
-    answers = ("fenced", True, None) if is_chat else ("none", False, None)
+    is_fenced = is_chat or protocol.name == "livecodebench"
+    answers = ("fenced" if is_fenced else "none", is_chat, None)
     assert (protocol.extraction, protocol.chat, protocol.system) == answers
 
 

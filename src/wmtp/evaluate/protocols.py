@@ -234,6 +234,7 @@ _PROTOCOLS = [
         {1: (0.2,), 5: (0.2,), 10: (0.2,)},
         samples=10,
         stop=("###",),
+        extraction="fenced",
         top_p=0.95,
         max_new_tokens=2000,
         cpu_seconds=6.0,

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from wmtp.config import Recipe, load, to_yaml
 from wmtp.errors import WMTPError
+from wmtp.evaluate.extraction import extract
 from wmtp.evaluate.sandbox import Call, CallProgram, Case, Limits, StdinProgram, Verdict, execute
 from wmtp.evaluate.tasks import TASKS
 from wmtp.evaluate.tasks.livecodebench import text_of_pickle
@@ -240,3 +241,14 @@ def test_other_pickles(value: Any, protocol: int) -> None:
 def test_one_id_twice(write_lines: Write) -> None:
     with pytest.raises(WMTPError, match=r"line 2: id .abc301_a. stands in .* line 1 already"):
         problems(write_lines("lcb.jsonl", [DOUBLE, DOUBLE]))
+
+
+def test_the_code_of_a_fenced_answer_is_executed(write_lines: Write) -> None:
+    path = write_lines("lcb.jsonl", [DOUBLE, SUM])
+    assert recipe(path).evaluate.settings.extraction == "fenced"
+    codes = ("print(2 * int(input()))", METHOD)
+    for problem, code in zip(problems(path), codes, strict=True):
+        answer = f"Read, then write.\n```python\n{code}\n```\nFor example:\n```\n2 -> 4\n```\n"
+        assert (
+            execute(problem.program(extract(answer, problem, "fenced")), Limits()).verdict is Verdict.PASSED
+        )

@@ -107,6 +107,7 @@ def _problem(row: Row, task_id: str) -> Problem:
         task_id,
         prompt_text(row.text("question_content"), starter_code),
         program,
+        entry_points=("Solution", name) if name else (),
         metadata={
             "contest_date": _contest_date(row).isoformat(),
             **{field: row.text(field) for field in ("platform", "difficulty") if row.values.get(field)},
