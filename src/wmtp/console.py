@@ -55,6 +55,8 @@ def evaluation_table(result: Mapping[str, Any]) -> Table:
     table = Table(f"{result['task']} ({result['protocol']})", "", box=None, pad_edge=False)
     for k, estimate in result["pass_at"].items():
         table.add_row(f"pass@{k}", _estimate(estimate))
+    for k, estimate in result.get("base_pass_at", {}).items():
+        table.add_row(f"pass@{k}, base tests only", _estimate(estimate))
     for name, estimate in result.get("n_at_k", {}).items():
         table.add_row(name, _estimate(estimate))
     if "exact_match" in result:

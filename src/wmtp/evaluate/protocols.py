@@ -39,6 +39,7 @@ class Protocol:
         cpu_seconds, wall_seconds, memory_mib: of one program; seconds, MiB.
         output_mib: of one result, or of what a script writes beyond 16 times the size of what is expected.
         processes: that a program may start, threads included; scripts of contests start one for a deep recursion.
+        reply_bytes: of one result of a function, or of what a script writes for one case.
         split: of the benchmark, where it has several.
         limit: problems that are evaluated, from the first; None for all.
         start_date, end_date: of the contests whose problems are evaluated, both days included; None for no bound.
@@ -62,6 +63,7 @@ class Protocol:
     memory_mib: int = 512
     output_mib: int = 1
     processes: int = 0
+    reply_bytes: int = 1 << 20
     split: str = "test"
     limit: int | None = None
     start_date: str | None = None
@@ -143,11 +145,17 @@ ABOUT = {
     "mbpp-paper": "Austin et al. 2021: 80 samples at temperature 0.5, from three solved problems",
     "meta-mtp": "Gloeckle et al. 2024: the best of several temperatures for each k (an oracle)",
     "chat": "for instruct models: one greedy answer to a chat message; its fenced code is executed",
+    "evalplus": "EvalPlus: one greedy completion of the prompt in its file",
     "codecontests": "100 samples of a script, from the statement as a docstring",
     "livecodebench": "Jain et al. 2024: 10 samples at temperature 0.2, from the question and how to answer",
 }
 """What each protocol is, in a line."""
 
+EVALPLUS_STOPS = ("\nif __name__", "\ndef main(", "\nprint(")
+_PLUS_SECONDS = 20.0
+"""Of a program of HumanEval+ or MBPP+, for all inputs together: several published solutions take 2 to 4 s."""
+_PLUS_REPLY = 64 << 20
+"""The results of three problems of HumanEval+ are larger than 1 MiB."""
 _MBPP_SECONDS = 6.0
 """Of an MBPP program: the published solution of problem 123 takes 2 to 3 s, by how busy the machine is."""
 
@@ -189,6 +197,31 @@ _PROTOCOLS = [
         cpu_seconds=_MBPP_SECONDS,
     ),
     Protocol("chat", "humaneval", "instruct", GREEDY, extraction="fenced", chat=True, max_new_tokens=1024),
+    # evalplus/evalplus, evalplus/provider/{base,utility}.py
+    Protocol(
+        "evalplus",
+        "humanevalplus",
+        "published",
+        GREEDY,
+        stop=(*EVALPLUS_STOPS, "\ndef ", "\nclass ", "\nimport ", "\nfrom ", "\nassert "),
+        max_new_tokens=768,
+        cpu_seconds=_PLUS_SECONDS,
+        wall_seconds=60.0,
+        memory_mib=1024,
+        reply_bytes=_PLUS_REPLY,
+    ),
+    Protocol(
+        "evalplus",
+        "mbppplus",
+        "docstring",
+        GREEDY,
+        stop=(*EVALPLUS_STOPS, '\n"""', "\nassert"),
+        max_new_tokens=768,
+        cpu_seconds=_PLUS_SECONDS,
+        wall_seconds=60.0,
+        memory_mib=1024,
+        reply_bytes=_PLUS_REPLY,
+    ),
     # arXiv 2107.03374, sections 2.1 and 3.2 to 3.4
     Protocol(
         "humaneval-paper",

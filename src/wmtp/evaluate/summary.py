@@ -56,6 +56,11 @@ class Judged:
         groups = self.at(temperature)
         return pass_at_k([len(keys) for keys in groups], [self.passed(keys) for keys in groups], k)
 
+    def base_pass_at(self, k: int, temperature: float | None) -> Estimate:
+        """pass@k of the public tests alone."""
+        groups = self.at(temperature)
+        return pass_at_k([len(keys) for keys in groups], [self.submittable(keys) for keys in groups], k)
+
     def n_at(self, n: int, k: int, temperature: float | None) -> Estimate:
         """n@k."""
         groups = self.at(temperature)
@@ -72,14 +77,20 @@ def summarise(judged: Judged, temperatures: Temperatures, submissions: Sequence[
         submissions: n of n@k.
 
     Returns:
-        `pass_at`, `n_at_k` (with submissions), `verdicts`, `judged_inside`, `several_answers` (problems that accept
-        any of several), `exact_match` (with references), `by_temperature` (with several) and `by_problem`. The last
+        `pass_at`, `base_pass_at` (where problems have a base), `n_at_k` (with submissions), `verdicts`,
+        `judged_inside`, `several_answers` (problems that accept any of several), `exact_match` (with references),
+        `by_temperature` (with several) and `by_problem`. The last
         two columns, and `by_problem`, are about the temperature at which the smallest k is best.
     """
     pass_at = {k: _best({t: judged.pass_at(k, t) for t in temperatures[k]}) for k in sorted(temperatures)}
     chosen = pass_at[min(pass_at)]["temperature"]
     every = sorted({t for group in temperatures.values() for t in group if t is not None})
     result: dict[str, Any] = {"pass_at": {str(k): estimate for k, estimate in pass_at.items()}}
+    if all(problem.has_base for problem in judged.problems):
+        result["base_pass_at"] = {
+            str(k): _best({t: judged.base_pass_at(k, t) for t in temperatures[k]})
+            for k in sorted(temperatures)
+        }
     if submissions:
         result["n_at_k"] = {
             f"{n}@{k}": _best({t: judged.n_at(n, k, t) for t in temperatures[k]})

@@ -105,6 +105,7 @@ class Evaluation:
     verdicts: dict[str, int] = field(default_factory=dict)
     decoding: Decoding | None = None
     left_out: list[str] = field(default_factory=list)
+    base_pass_at: dict[str, PassAt] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

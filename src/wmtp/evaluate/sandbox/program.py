@@ -89,6 +89,7 @@ class Program:
         packages: third-party packages, by the name by which they are imported, that tests and candidate may import;
             of all others, neither can. A package needs those named that it imports itself. What importing them costs
             does not count towards the limits. One that is not installed here makes the verdict `ERROR`.
+        public_tests: so many of the tests, from the first, are those that `Execution.public` is about.
     """
 
     task_id: str
@@ -99,6 +100,7 @@ class Program:
     entry_point: str = ""
     defines: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
+    public_tests: int = 0
 
     def __post_init__(self) -> None:
         if not self.tests:
@@ -223,7 +225,7 @@ class Execution:
         seconds: wall-clock time from the start of the processes to the end of all of them.
         inside: the tests ran in the candidate's process, where a hostile program can forge the verdict: because
             `tests_inside` says so, or because they pass what cannot cross.
-        public: whether all public cases passed; None if that was not found out, or the program has no cases.
+        public: whether all public cases or tests passed; None if that was not found out, or there are none.
     """
 
     verdict: Verdict

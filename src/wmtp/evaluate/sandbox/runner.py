@@ -169,5 +169,6 @@ def _request(program: AnyProgram, limits: Limits, level: str) -> dict[str, Any]:
             "tests_inside": program.tests_inside,
             "entry_point": program.entry_point,
             "defines": list(program.defines),
+            "public_tests": program.public_tests,
         }
     return request

@@ -9,6 +9,8 @@ TASKS = Registry[Task](
         "tinycode": "wmtp.evaluate.tasks.tinycode:tinycode",
         "mbpp": "wmtp.evaluate.tasks.mbpp:mbpp",
         "humaneval": "wmtp.evaluate.tasks.humaneval:humaneval",
+        "humanevalplus": "wmtp.evaluate.tasks.evalplus:humanevalplus",
+        "mbppplus": "wmtp.evaluate.tasks.evalplus:mbppplus",
         "codecontests": "wmtp.evaluate.tasks.codecontests:codecontests",
         "livecodebench": "wmtp.evaluate.tasks.livecodebench:livecodebench",
     },

@@ -26,6 +26,7 @@ class Problem:
         metadata: JSON values that the results carry along, for grouping.
         solution: a completion that should pass; judged before any sample, and where it does not pass, the problem is
             in no number.
+        has_base: its public tests are those of an older benchmark, of which pass@k is reported, too.
     """
 
     task_id: str
@@ -36,6 +37,7 @@ class Problem:
     solution: str | None = None
     prefix: str = ""
     entry_points: tuple[str, ...] = ()
+    has_base: bool = False
 
 
 SEVERAL_ANSWERS = "several_answers"

@@ -106,17 +106,20 @@ def conduct(request: Any, user: int | None, facts: dict[str, bool], report: Call
             verdict, message, public = stdio.judge(request, start)
         else:
             inside = request["tests_inside"]
-            verdict, message = _judge_tests(plan, request, start, inside)
+            verdict, message, public = _judge_tests(plan, request, start, inside)
             if verdict == MUST_BE_INSIDE:
                 inside = True
-                verdict, message = _judge_tests(plan, request, start, inside)
+                verdict, message, public = _judge_tests(plan, request, start, inside)
         final = verdict == "error"
     except Unable as error:
         verdict, message, final = "error", str(error), False
     report("verdict", verdict, _printable(message), facts, public, inside, final)
 
 
-def _judge_tests(plan: Any, request: Any, start: Callable[..., Candidate], inside: bool) -> tuple[str, str]:
+def _judge_tests(
+    plan: Any, request: Any, start: Callable[..., Candidate], inside: bool
+) -> tuple[str, str, bool | None]:
+    """Verdict, message, and whether the public tests passed."""
     _limit_memory(plan["memory_mib"])
     if plan["user"] is not None:
         os.chown(plan["workdir"], plan["user"], plan["user"])
@@ -124,10 +127,11 @@ def _judge_tests(plan: Any, request: Any, start: Callable[..., Candidate], insid
     try:
         tests.compile()
     except Unable as error:
-        return "error", str(error)
+        return "error", str(error), None
     candidate = start(plan)
     try:
-        return (judge_inside if inside else judge)(candidate, request["code"], tests)
+        verdict, message = (judge_inside if inside else judge)(candidate, request["code"], tests)
+        return verdict, message, tests.public_passed(verdict, request["public_tests"])
     finally:
         candidate.stop()
 
@@ -142,7 +146,8 @@ def judge(candidate: Candidate, code: str, tests: Tests) -> tuple[str, str]:
     position = 0
     try:
         candidate.define(code)
-        for position, step in enumerate(tests.compile()):  # noqa: B007 (read after the loop ends early)
+        for position, step in enumerate(tests.compile()):
+            tests.reached = position
             exec(step, namespace)
     except Failure as failure:
         return failure.verdict, tests.where(position) + failure.message
@@ -175,6 +180,7 @@ def judge_inside(candidate: Candidate, code: str, tests: Tests) -> tuple[str, st
     if raised is None:
         return "passed", ""
     position, message, theirs = raised
+    tests.reached = position
     return "error" if theirs else "failed", tests.where(position) + message
 
 
@@ -183,6 +189,15 @@ class Tests:
 
     def __init__(self, setup: str, tests: list[str], entry_point: str, defines: list[str]) -> None:
         self.setup, self.tests, self.entry_point, self.defines = setup, tests, entry_point, defines
+        self.reached: int | None = None  # the last one that ran, from 1 on, as far as it is known
+
+    def public_passed(self, verdict: str, count: int) -> bool | None:
+        """Whether the first `count` tests passed; None if there are no such tests, or it is not known."""
+        if not count or verdict == "error":
+            return None
+        if verdict == "passed":
+            return True
+        return None if self.reached is None else self.reached > count
 
     def compile(self) -> list[CodeType]:
         """Setup and tests as code.
