@@ -27,6 +27,7 @@ LOW, HIGH = (0.1, 0.2), (0.5, 0.6, 0.7, 0.8, 0.9)
 CODE = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 BIGCODE_MBPP = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```")
 BIGCODE_HUMANEVAL = ("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```", "<file_sep>")
+EVALPLUS = ("\nif __name__", "\ndef main(", "\nprint(")
 DONE, QUOTES = ("[DONE]",), ('\n"""',)
 SAMPLING: dict[tuple[str, str], Any] = {
     # prompt, temperatures by k, top_p, stops, max_new_tokens, samples, n of n@k
@@ -57,6 +58,24 @@ SAMPLING: dict[tuple[str, str], Any] = {
     ("mbpp", "mbpp-paper"): ("3-shot", {1: (0.5,), 80: (0.5,)}, 1.0, DONE, 512, 80, ()),
     ("humaneval", "meta-mtp"): ("published", {1: LOW, 10: HIGH, 100: HIGH}, 0.95, CODE, 512, 200, ()),
     ("mbpp", "meta-mtp"): ("3-shot", {1: LOW, 10: HIGH, 100: HIGH}, 0.95, DONE, 512, 200, ()),
+    ("humanevalplus", "evalplus"): (
+        "published",
+        {1: (0.0,)},
+        1.0,
+        (*EVALPLUS, "\ndef ", "\nclass ", "\nimport ", "\nfrom ", "\nassert "),
+        768,
+        1,
+        (),
+    ),
+    ("mbppplus", "evalplus"): (
+        "docstring",
+        {1: (0.0,)},
+        1.0,
+        (*EVALPLUS, '\n"""', "\nassert"),
+        768,
+        1,
+        (),
+    ),
     ("codecontests", "codecontests"): (
         "docstring",
         {1: (0.8,), 10: (0.8,), 100: (0.8,)},
@@ -89,6 +108,8 @@ LIMITS = {"tinycode": (3, 30, 512, 0), "humaneval": (3, 30, 512, 0)} | {
     "mbpp": (6, 30, 512, 0),
     "codecontests": (10, 60, 1024, 1),
     "livecodebench": (6, 60, 1024, 1),
+    "humanevalplus": (20, 60, 1024, 0),
+    "mbppplus": (20, 60, 1024, 0),
 }
 """By task: seconds of the processor and of the clock, MiB, processes."""
 
@@ -107,7 +128,8 @@ def test_every_protocols_facts(protocol: Any) -> None:
     )
     limits = (protocol.cpu_seconds, protocol.wall_seconds, protocol.memory_mib, protocol.processes)
     assert limits == LIMITS[protocol.task]
-    assert (protocol.split, protocol.limit, protocol.output_mib) == ("test", None, 1)
+    output_mib = 64 if protocol.name == "evalplus" else 1
+    assert (protocol.split, protocol.limit, protocol.output_mib) == ("test", None, output_mib)
     assert (protocol.start_date, protocol.end_date) == (None, None)
     is_chat = protocol.name == "chat"
     is_fenced = is_chat or protocol.name == "livecodebench"

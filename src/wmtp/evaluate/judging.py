@@ -41,7 +41,6 @@ def sandbox_limits(config: EvaluateConfig) -> Limits:
         memory_mib=settings.memory_mib,
         reply_bytes=settings.output_mib << 20,
         processes=settings.processes,
-        reply_bytes=settings.reply_bytes,
     )
 
 

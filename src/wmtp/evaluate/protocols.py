@@ -39,7 +39,6 @@ class Protocol:
         cpu_seconds, wall_seconds, memory_mib: of one program; seconds, MiB.
         output_mib: of one result, or of what a script writes beyond 16 times the size of what is expected.
         processes: that a program may start, threads included; scripts of contests start one for a deep recursion.
-        reply_bytes: of one result of a function, or of what a script writes for one case.
         split: of the benchmark, where it has several.
         limit: problems that are evaluated, from the first; None for all.
         start_date, end_date: of the contests whose problems are evaluated, both days included; None for no bound.
@@ -63,7 +62,6 @@ class Protocol:
     memory_mib: int = 512
     output_mib: int = 1
     processes: int = 0
-    reply_bytes: int = 1 << 20
     split: str = "test"
     limit: int | None = None
     start_date: str | None = None
@@ -154,7 +152,7 @@ ABOUT = {
 EVALPLUS_STOPS = ("\nif __name__", "\ndef main(", "\nprint(")
 _PLUS_SECONDS = 20.0
 """Of a program of HumanEval+ or MBPP+, for all inputs together: several published solutions take 2 to 4 s."""
-_PLUS_REPLY = 64 << 20
+_PLUS_OUTPUT_MIB = 64
 """The results of three problems of HumanEval+ are larger than 1 MiB."""
 _MBPP_SECONDS = 6.0
 """Of an MBPP program: the published solution of problem 123 takes 2 to 3 s, by how busy the machine is."""
@@ -208,7 +206,7 @@ _PROTOCOLS = [
         cpu_seconds=_PLUS_SECONDS,
         wall_seconds=60.0,
         memory_mib=1024,
-        reply_bytes=_PLUS_REPLY,
+        output_mib=_PLUS_OUTPUT_MIB,
     ),
     Protocol(
         "evalplus",
@@ -220,7 +218,7 @@ _PROTOCOLS = [
         cpu_seconds=_PLUS_SECONDS,
         wall_seconds=60.0,
         memory_mib=1024,
-        reply_bytes=_PLUS_REPLY,
+        output_mib=_PLUS_OUTPUT_MIB,
     ),
     # arXiv 2107.03374, sections 2.1 and 3.2 to 3.4
     Protocol(

@@ -129,3 +129,14 @@ def check_unique(rows: Iterable[tuple[Row, str]]) -> None:
         if task_id in places:
             raise WMTPError(f"{row.place}: id {task_id!r} stands in {places[task_id]} already")
         places[task_id] = row.place
+
+
+def is_humaneval_plus(row: Row) -> bool:
+    """Whether a row in HumanEval's format is one of HumanEval+."""
+    test = row.values.get("test")
+    return "plus_input" in row.values or (isinstance(test, str) and "    inputs = [" in test)
+
+
+def is_mbpp_plus(row: Row) -> bool:
+    """Whether a row in MBPP's format is one of MBPP+."""
+    return "plus_input" in row.values or isinstance(row.values.get("test"), str)

@@ -12,7 +12,14 @@ from wmtp.errors import WMTPError
 from wmtp.evaluate.rows import Row
 from wmtp.evaluate.sandbox import ENTRY_POINT, Program
 from wmtp.evaluate.tasks import evalplus_oracle
-from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows
+from wmtp.evaluate.tasks.base import (
+    ListedTask,
+    Problem,
+    check_unique,
+    data_rows,
+    is_humaneval_plus,
+    is_mbpp_plus,
+)
 from wmtp.evaluate.tasks.evalplus_inputs import mbpp_arguments
 from wmtp.evaluate.tasks.humaneval import checked_program
 from wmtp.evaluate.tasks.texts import demanded_names, needs_candidate, packages_imported
@@ -138,14 +145,3 @@ def _mbpp_of_hub(row: Row) -> Problem:
     return Problem(
         task_id, prompt, lambda text: Program(task_id, prompt + text, (test,), setup, **facts), solution=code
     )
-
-
-def is_humaneval_plus(row: Row) -> bool:
-    """Whether a row in HumanEval's format is one of HumanEval+."""
-    test = row.values.get("test")
-    return "plus_input" in row.values or (isinstance(test, str) and "zip(inputs, results)" in test)
-
-
-def is_mbpp_plus(row: Row) -> bool:
-    """Whether a row in MBPP's format is one of MBPP+."""
-    return "plus_input" in row.values or isinstance(row.values.get("test"), str)

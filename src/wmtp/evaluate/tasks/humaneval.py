@@ -10,7 +10,7 @@ from wmtp.evaluate.entry_points import as_function, is_entry_point
 from wmtp.evaluate.protocols import Prompt
 from wmtp.evaluate.rows import Row
 from wmtp.evaluate.sandbox import ENTRY_POINT, Program
-from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows
+from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows, is_humaneval_plus
 from wmtp.evaluate.tasks.texts import helpers, packages_imported
 
 SOURCE = "HumanEval.jsonl.gz of github.com/openai/human-eval (folder data)"
@@ -32,6 +32,8 @@ def humaneval(recipe: Recipe) -> ListedTask:
 def _problem(row: Row, kind: Prompt) -> Problem:
     task_id = row.identifier("task_id")
     published, test, name = row.text("prompt"), row.text("test"), row.text("entry_point")
+    if is_humaneval_plus(row):
+        raise WMTPError(f"{row.place}: is a problem of HumanEval+; use --task humanevalplus")
     if "def check(" not in test:
         raise WMTPError(f"{row.place}: 'test' should define check(candidate)")
     if not is_entry_point(name):

@@ -8,7 +8,7 @@ from wmtp.errors import WMTPError
 from wmtp.evaluate.protocols import Prompt
 from wmtp.evaluate.rows import Row
 from wmtp.evaluate.sandbox import Program
-from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows
+from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows, is_mbpp_plus
 from wmtp.evaluate.tasks.texts import demanded_names, needs_candidate, packages_imported
 
 SOURCE = "mbpp.jsonl, or sanitized-mbpp.json, of github.com/google-research/google-research (folder mbpp)"
@@ -35,6 +35,8 @@ def mbpp(recipe: Recipe) -> ListedTask:
 
 
 def _number(row: Row) -> int:
+    if is_mbpp_plus(row):
+        raise WMTPError(f"{row.place}: is a problem of MBPP+; use --task mbppplus")
     number = row.values.get("task_id")
     if not isinstance(number, int) or isinstance(number, bool):
         raise WMTPError(f"{row.place}: 'task_id' should be a whole number")
