@@ -79,8 +79,8 @@ def summarise(judged: Judged, temperatures: Temperatures, submissions: Sequence[
     Returns:
         `pass_at`, `base_pass_at` (where problems have a base), `n_at_k` (with submissions), `verdicts`,
         `judged_inside`, `several_answers` (problems that accept any of several), `exact_match` (with references),
-        `by_temperature` (with several) and `by_problem`. The last
-        two columns, and `by_problem`, are about the temperature at which the smallest k is best.
+        `by_temperature` (with several) and `by_problem`. The last two columns, and `by_problem`, are about the
+        temperature at which the smallest k is best.
     """
     pass_at = {k: _best({t: judged.pass_at(k, t) for t in temperatures[k]}) for k in sorted(temperatures)}
     chosen = pass_at[min(pass_at)]["temperature"]
