@@ -94,6 +94,8 @@ def _problem(row: Row, benchmark: Literal["humaneval", "mbpp"]) -> Problem:
         prompt,
         lambda completion: Program(task_id, prompt + completion, tests, setup, **facts),
         solution=reference,
+        prefix=prompt,
+        entry_points=(name,),
         has_base=True,
     )
 
