@@ -1,5 +1,6 @@
 """Generate, execute, count, with a real model and a real sandbox; stopped anywhere, the result is the same."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from wmtp.evaluate.samples import SampleFile
 from wmtp.evaluate.sandbox import Execution, Program, Verdict
 from wmtp.evaluate.tasks import TASKS, Problem
 from wmtp.model.modeling import MTPForCausalLM
-from wmtp.storage import sha256_file
+from wmtp.storage import sha256_file, sha256_text
 from wmtp.train.checkpoint import MANIFEST
 from wmtp.train.run import train
 
@@ -125,10 +127,48 @@ def test_samples_are_those_of_generate_and_the_numbers_those_of_the_samples(
     assert result["protocol"].startswith("lm-eval (changed: samples=2, k=[1, 2], temperature=[0.7, 1], ")
     assert result["pass_at"]["2"]["best_of"] == [0.7, 1.0]
     assert sum(result["verdicts"].values()) == 12
+    assert result["stops"] == Counter(line["stop"] for line in lines)
     assert result["problems"] == 3
     assert len(result["prompts_sha256"]) == 64
     assert result["decoding"]["same_as_greedy"] is None
     json.dumps(result, allow_nan=False)
+
+
+def test_a_chat_is_rendered_ends_with_its_turn_and_is_recorded(
+    model: MTPForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    write_lines: Write,
+    functions: list[dict[str, str]],
+) -> None:
+    chatting = copy.deepcopy(tokenizer)
+    chatting.chat_template = "{% for m in messages %}{{ m.content }}<|pad|>{% endfor %}"
+    path = write_lines("he.jsonl", functions)
+    recipe = recipe_for(path, protocol="chat", samples=1, k=[1], temperature=0, max_new_tokens=8)
+    task = TASKS.create("humaneval", recipe)
+    messages = [problem.prompt for problem in task.problems()]
+    assert all("def " in message and message.endswith("```") for message in messages)
+    room = small_model(2, len(chatting), positions=600)
+    result = evaluate(room, chatting, task, recipe, tmp_path / "s.jsonl", ORIGIN, tmp_path)
+    turn = chatting.convert_tokens_to_ids("<|pad|>")
+    ends = {turn, int(chatting.eos_token_id)}
+    found = generate(
+        room,
+        [[*ids, turn] for ids in encode(chatting, messages)],
+        max_new_tokens=8,
+        eos_ids=ends,
+    )
+    lines = lines_of(tmp_path / "s.jsonl")
+    assert [line["completion"] for line in lines] == [chatting.decode(tokens) for tokens in found.tokens]
+    assert [line["stop"] for line in lines] == found.stops
+    assert result["prompts_sha256"] == sha256_text(*(f"{message}<|pad|>" for message in messages))
+    assert (result["settings"]["chat"], result["extraction"]) == (True, "fenced")
+    about = json.loads((tmp_path / "s.json").read_text())
+    assert about["completions"]["end tokens"] == sorted(ends)
+    assert about["completions"]["chat"] is True
+    assert about["verdicts"]["extraction"] == "fenced"
+    with pytest.raises(WMTPError, match="the tokenizer has no chat template"):
+        evaluate(model, tokenizer, task, recipe, tmp_path / "t.jsonl", ORIGIN, tmp_path)
 
 
 @pytest.mark.parametrize("top_p", [0.6, 1.0])

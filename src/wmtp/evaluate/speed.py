@@ -9,14 +9,13 @@ from typing import Any
 import torch
 
 from wmtp.config import Config, Recipe
-from wmtp.data.tokenizer import encode_prompts
 from wmtp.decode.batch import Generation
-from wmtp.decode.ends import end_tokens
 from wmtp.decode.generate import generate
 from wmtp.decode.speculative import Block, generate_speculative
 from wmtp.decode.stopping import StopStrings
 from wmtp.decode.ties import first_differences
 from wmtp.errors import WMTPError
+from wmtp.evaluate.prompts import prompts_of
 from wmtp.evaluate.runner import trained_model
 from wmtp.evaluate.tasks import TASKS, problems_of
 from wmtp.layout import SPEED_FILE
@@ -102,18 +101,18 @@ def evaluate_speed(
     location, model, tokenizer = trained_model(run, config)
     settings = recipe.evaluate.settings
     task = TASKS.create(settings.task, recipe)
-    texts = [problem.prompt for problem in problems_of(task, settings.limit)]
+    found = prompts_of(problems_of(task, settings.limit), model, tokenizer, settings, task.stop)
     prompts = Prompts(
-        encode_prompts(tokenizer, texts),
+        list(found.ids.values()),
         settings.max_new_tokens,
-        end_tokens(model, tokenizer),
-        StopStrings(tokenizer, task.stop) if task.stop else None,
+        found.ends,
+        found.stop if found.stop.strings else None,
     )
     result = {
         "checkpoint": location.name,
         "task": task.name,
         "protocol": settings.label,
-        "prompts": len(texts),
+        "prompts": len(prompts.ids),
         "max_new_tokens": settings.max_new_tokens,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
