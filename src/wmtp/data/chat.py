@@ -42,7 +42,6 @@ class Chat:
         self._tokenizer = tokenizer
         self._system = system
         self._control = _either(tokenizer.get_added_vocab())
-        self._special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
         outline = self._render(USER, SYSTEM)
         if USER not in outline:
             raise WMTPError("evaluate.chat: the tokenizer's chat template leaves the user's message out")
@@ -67,11 +66,7 @@ class Chat:
         harmless = [(text if is_own else self._control.sub("x", text), is_own) for text, is_own in spans]
         if self._spliced(harmless) != self._trusted("".join(text for text, _ in harmless)):
             raise self._untellable(message)
-        ids = self._spliced(spans)
-        own = sum(token in self._special for token in self._spliced(harmless))
-        if sum(token in self._special for token in ids) != own:
-            raise self._untellable(message)
-        return ids
+        return self._spliced(spans)
 
     def _render(self, user: str, system: str | None, answer: str | None = None) -> str:
         messages = [{"role": "user", "content": user}]
