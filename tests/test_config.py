@@ -1,11 +1,13 @@
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from wmtp.config import Recipe, changed_keys, load, override, recipe_from, to_dict, to_yaml
+from wmtp.config import Config, Recipe, changed_keys, load, override, recipe_from, to_dict, to_yaml
 from wmtp.errors import WMTPError
 
 
@@ -37,6 +39,16 @@ def write(path: Path, text: str) -> Path:
         ("evaluate.k=[5]", "pass@5 needs samples >= 5, not 1"),
         ("evaluate.samples=3", "set temperature above 0"),
         ("data.fields={prompt: x}", "name either text, or both prompt and completion"),
+        ("seed=-1", "seed: input should be greater than or equal to 0, not -1"),
+        ("seed=99999999999999999999", "seed: input should be less than 9223372036854775808, not 9999"),
+        ("data.tinycode.seed=-1", "data.tinycode.seed: input should be greater than or equal to 0"),
+        ("compare.seeds=[9223372036854775808]", "compare.seeds.0: input should be less than"),
+        (
+            "data.validation=1",
+            "data.validation: should be a path, or a share of the rows above 0 and below 1",
+        ),
+        ("data.validation=''", "data.validation: should be a path, or a share"),
+        ("data.source=''", "data.source: string should have at least 1 character"),
         ("nonsense", "override 'nonsense' should look like key.sub=value"),
     ],
 )
@@ -136,6 +148,45 @@ def test_a_recipe_that_another_version_wrote() -> None:
     assert recipe_from(to_dict(Recipe()), "step-8") == Recipe()
     with pytest.raises(WMTPError, match=r"^step-8: unknown key 'critic\.centring'; "):
         recipe_from({"critic": {"centring": 0.05}}, "step-8")
+
+
+def numbers(values: dict[str, Any], before: str = "") -> Iterator[str]:
+    """The keys that hold neither text nor a section nor a switch."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from numbers(value, f"{before}{key}.")
+        elif not isinstance(value, str | bool):
+            yield f"{before}{key}"
+
+
+@pytest.mark.parametrize(
+    "value", ["-1", "2147483648", f"1{'0' * 400}", f"1{'0' * 5000}", ".nan", "-.inf", "[]"]
+)
+def test_no_number_leads_to_anything_but_one_line_for_each_key(value: str) -> None:
+    keys = [*numbers(to_dict(Recipe())), *numbers(to_dict(Config()))]
+    assert {"seed", "train.steps", "train.lr", "data.tinycode.train", "data.validation"} <= set(keys)
+    for key in keys:
+        try:
+            load(None, None, [f"{key}={value}"])
+        except WMTPError as error:
+            lines = str(error).splitlines()
+            assert all(line.startswith("override ") and key.split(".")[-1] in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model.hidden_size",
+        "model.layers",
+        "model.heads",
+        "data.vocab_size",
+        "data.sequence_length",
+        "train.steps",
+    ],
+)
+def test_sizes_are_bounded(key: str) -> None:
+    with pytest.raises(WMTPError, match=rf"{key}: input should be less than or equal to \d+, not 2147483648"):
+        load(None, None, [f"{key}=2147483648"])
 
 
 def test_configuration_does_not_import_torch() -> None:

@@ -16,7 +16,7 @@ from wmtp.cli import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-RUN_PAGES = ["distributed.md", "evaluation.md", "mlflow.md", "scorers.md"]
+RUN_PAGES = ["data.md", "distributed.md", "evaluation.md", "mlflow.md", "scorers.md"]
 """Pages beside the README whose commands are for reading from top to bottom."""
 SMALL = [
     "model.hidden_size=32",

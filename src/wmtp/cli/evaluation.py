@@ -94,7 +94,7 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the most probable tokens.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample from the fewest tokens that are this probable.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
     config: ConfigFile = None,
 ) -> None:
     """Continue a prompt, live: accepted drafts of the extra heads in colour, refused ones struck out."""

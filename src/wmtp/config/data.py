@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from wmtp.config.base import Fraction, NonNegative, Positive, Section
+from wmtp.config.base import Fraction, NonNegative, Positive, Section, Seed
 
 
 class ModelConfig(Section):
@@ -17,14 +17,14 @@ class ModelConfig(Section):
     base_id: str | None = None
     ref_id: str | None = None
     architecture: Literal["llama", "mistral", "qwen2", "qwen3"] = "llama"
-    hidden_size: Positive = 256
-    layers: Annotated[int, Field(ge=2)] = 4
+    hidden_size: Annotated[int, Field(ge=1, le=2**20)] = 256
+    layers: Annotated[int, Field(ge=2, le=1024)] = 4
     attention_heads: Positive = 4
     key_value_heads: Positive | None = None
     intermediate_size: Positive | None = None
     tie_embeddings: bool = True
     init_std: Annotated[float, Field(gt=0)] = 0.02
-    heads: Positive = 4
+    heads: Annotated[int, Field(ge=1, le=1024)] = 4
     placement: Literal["append", "replace"] = "append"
     head_init: Literal["copy", "fresh"] = "copy"
 
@@ -52,7 +52,7 @@ class TinycodeConfig(Section):
     min_operations, max_operations: of a program; held-out ones have 2 or more.
     """
 
-    train: Positive = 12000
+    train: Annotated[int, Field(ge=1, le=10**7)] = 12000
     answers: Positive = 1
     validation: NonNegative = 200
     test: NonNegative = 200
@@ -61,7 +61,7 @@ class TinycodeConfig(Section):
     min_operations: Annotated[int, Field(ge=1, le=4)] = 1
     max_operations: Annotated[int, Field(ge=1, le=4)] = 3
     families: tuple[Family, ...] = get_args(Family)
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _fits(self) -> "TinycodeConfig":
@@ -99,6 +99,13 @@ class FieldsConfig(Section):
         return self
 
 
+def _path_or_share(value: Any) -> Any:
+    is_share = isinstance(value, int | float) and 0 < value < 1
+    if not is_share and (not isinstance(value, str) or not value):
+        raise ValueError("should be a path, or a share of the rows above 0 and below 1")
+    return value
+
+
 class DataConfig(Section):
     """`source` is a built-in (tinycode, python-source) or a path to JSONL, JSON or Parquet.
 
@@ -108,16 +115,16 @@ class DataConfig(Section):
     `where` keeps the training rows whose fields have these values.
     """
 
-    source: str = "tinycode"
-    validation: str | Annotated[float, Field(gt=0, lt=1)] = 0.02
+    source: Annotated[str, Field(min_length=1)] = "tinycode"
+    validation: Annotated[str | float, BeforeValidator(_path_or_share)] = 0.02
     fields: FieldsConfig = FieldsConfig(text="text")
     where: dict[str, Any] = {}
     limit: Positive | None = None
     tokenizer: str | None = None
     bos: Literal["auto"] | bool = "auto"
     allow_lossy: bool = False
-    vocab_size: Annotated[int, Field(ge=260)] = 1024
-    sequence_length: Annotated[int, Field(ge=2)] = 256
+    vocab_size: Annotated[int, Field(ge=260, le=2**24)] = 1024
+    sequence_length: Annotated[int, Field(ge=2, le=2**24)] = 256
     overlong: Literal["error", "split", "truncate", "drop"] = "error"
     reference_scores: str | None = None
     tinycode: TinycodeConfig = TinycodeConfig()

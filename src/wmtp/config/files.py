@@ -56,8 +56,9 @@ class _Loader(yaml.SafeLoader):
 def _value(override: str, text: str) -> Any:
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise WMTPError(f"override {override}: the value is no YAML: {one_line(error)}") from None
+    except (yaml.YAMLError, ValueError) as error:  # of a number with thousands of digits
+        shown = override if len(override) < 100 else f"{override[:100]}…"
+        raise WMTPError(f"override {shown}: the value is no YAML: {one_line(error)}") from None
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any], where: str) -> Recipe:
@@ -101,7 +102,7 @@ def _read(path: Path, chain: tuple[Path, ...] = ()) -> DictConfig:
         tree = OmegaConf.load(path)
     except FileNotFoundError:
         raise WMTPError(f"{path}: no such file") from None
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, ValueError) as error:
         raise WMTPError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(tree, DictConfig):
         raise WMTPError(f"{path}: should be a mapping of sections")

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from wmtp.config.base import Fraction, NonNegative, Positive, Section
+from wmtp.config.base import Fraction, NonNegative, Positive, Section, Seed
 from wmtp.config.data import DataConfig, ModelConfig
 from wmtp.config.weighting import (
     BlendConfig,
@@ -58,7 +58,7 @@ def _different(seeds: list[int]) -> list[int]:
     return seeds
 
 
-Seeds = Annotated[list[NonNegative], Field(min_length=1), AfterValidator(_different)]
+Seeds = Annotated[list[Seed], Field(min_length=1), AfterValidator(_different)]
 
 
 def _as_list(value: Any) -> Any:
@@ -208,7 +208,7 @@ class Recipe(Section):
     """The experiment (`recipe.yaml`)."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
-    seed: int = 0
+    seed: Seed = 0
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
