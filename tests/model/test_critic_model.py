@@ -53,6 +53,7 @@ def data(make_recipe: Make, config: Config) -> Data:
     found = load_data(make_recipe(), Path(config.paths.cache))
     save_base(Path("base"), found.tokenizer)
     build_model(make_recipe(**{"model.heads": 1, "model.layers": 3}), found.tokenizer).save_pretrained("tied")
+    found.tokenizer.save_pretrained("tied")
     return found
 
 
@@ -179,6 +180,7 @@ def test_without_weights_there_are_shapes_and_what_learns(kind: str, make_recipe
 
 def test_a_backbone_with_several_heads_is_refused(make_recipe: Make, data: Data) -> None:
     build_model(make_recipe(), data.tokenizer).save_pretrained("heads")
+    data.tokenizer.save_pretrained("heads")
     recipe = make_recipe(**BASED | {"critic.base_id": "heads"})
     with pytest.raises(WMTPError) as caught:
         untrained_critic(recipe, data.tokenizer, with_weights=True)
@@ -326,9 +328,11 @@ def test_a_learner_from_a_base_is_known_by_it(saved: Any, data: Data) -> None:
 @pytest.mark.parametrize("kind", [LEARNER, FULL, BASED], ids=["learner", "full", "base"])
 def test_a_head_of_another_tokenizer(kind: dict[str, Any], saved: Any, data: Data, tmp_path: Path) -> None:
     recipe = saved(kind)
-    for folder in ("base", "saved/backbone"):  # which else are refused for theirs
-        Path(folder, "tokenizer.json").unlink(missing_ok=True)
     other = train_tokenizer(["quite another text"] * 3, 300, tmp_path)
+    for folder in filter(
+        Path.is_dir, (Path("base"), Path("saved/backbone"))
+    ):  # which else are refused for theirs
+        other.save_pretrained(folder)
     with pytest.raises(
         WMTPError, match=r"^saved/value_head\.json: the value head belongs to another tokenizer: "
     ):

@@ -15,8 +15,8 @@ from refusals import refusal
 from small_models import mtp_model
 from wmtp.data.tokenizer import train_tokenizer
 from wmtp.errors import WMTPError
-from wmtp.model.build import load_causal_lm, model_fingerprint
 from wmtp.model.export import export, next_token_model
+from wmtp.model.loading import load_causal_lm, model_fingerprint
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.train.checkpoint_writer import CheckpointWriter
 

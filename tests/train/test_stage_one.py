@@ -60,6 +60,7 @@ def recipe_of(make_recipe: Make, config: Config, tmp_path: Path) -> Make:
             plain = make_recipe(**(settings | {"model.heads": 1, "seed": 7}))
             tokenizer = load_data(plain, Path(config.paths.cache)).tokenizer
             build_model(plain, tokenizer).save_pretrained("base")
+            tokenizer.save_pretrained("base")
         return make_recipe(**(settings | changes))
 
     return make

@@ -15,6 +15,7 @@ from wmtp.decode.cache import PositionCache
 from wmtp.decode.sampling import Sampling
 from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
+from wmtp.model.attention import narrowed
 from wmtp.model.modeling import MTPForCausalLM, TrunkOutput
 
 Stop = Literal["eos", "stop", "length"]
@@ -190,7 +191,9 @@ class Batch:
 
         positions = of_rows(trunk.layer_arguments["position_ids"])
         arguments = trunk.layer_arguments | {
-            "attention_mask": self._mask(positions, len(order), self.cache.get_seq_length()),
+            "attention_mask": self._masks(positions, len(order), self.cache.get_seq_length())[
+                self.request.model.head_kind
+            ],
             "position_ids": positions,
             "position_embeddings": tuple(map(of_rows, trunk.layer_arguments["position_embeddings"])),
         }
@@ -206,12 +209,18 @@ class Batch:
 
     def _trunk(self, ids_bt: Tensor, positions_bt: Tensor, length: int) -> TrunkOutput:
         self.result.forwards += len(self.indices)
-        mask = self._mask(positions_bt, len(self.indices), length)
-        return self.request.model.trunk(ids_bt, mask=mask, position_ids=positions_bt, cache=self.cache)
+        masks = self._masks(positions_bt, len(self.indices), length)
+        return self.request.model.trunk(ids_bt, mask=masks, position_ids=positions_bt, cache=self.cache)
 
-    def _mask(self, positions_bt: Tensor, rows: int, length: int) -> Tensor:
-        """What attention adds to its scores [B or 1, 1, T, length]: made once, not from a bool one in every layer."""
-        return torch.where(self.cache.write_at(positions_bt, rows, length), self._seen, self._hidden)
+    def _masks(self, positions_bt: Tensor, rows: int, length: int) -> dict[str, Tensor]:
+        """By kind of layer, what attention adds to its scores [B or 1, 1, T, length].
+
+        Made once, not from a bool one in every layer.
+        """
+        seen = self.cache.write_at(positions_bt, rows, length)
+        keys = torch.arange(length, device=self._device)[None]
+        masks = narrowed(self.request.model.config.backbone, seen, positions_bt, keys)
+        return {kind: torch.where(mask, self._seen, self._hidden) for kind, mask in masks.items()}
 
     def emit(self, tokens: list[list[int]]) -> list[int]:
         """Append each row's next tokens as far as the row goes; return how many that were, the eos counted."""

@@ -1,7 +1,9 @@
-"""Heads 1..H-1 side by side: all drafts of a block in one pass."""
+"""Heads 1..H-1: one by one, or side by side where their layers allow it, all drafts of a block in one pass."""
 
+import json
 from collections.abc import Sequence
-from typing import Any
+from functools import lru_cache
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +11,73 @@ from torch.nn import functional as F
 
 from wmtp.decode.cache import PositionCache
 from wmtp.errors import WMTPError
-from wmtp.model.modeling import MTPForCausalLM, TrunkOutput
+from wmtp.model.attention import narrowed
+from wmtp.model.modeling import MTPConfig, MTPForCausalLM, TrunkOutput
+from wmtp.model.twins import TWIN_WINDOW, twin_learner
 
 
-class Drafter:
-    """The logits of heads 1..H-1, which read the same hidden states of the trunk.
+class Drafter(Protocol):
+    """The logits of heads 1..H-1, which read the same hidden states of the trunk."""
+
+    def logits(self, trunk: TrunkOutput, cache: PositionCache, columns_b: Tensor) -> Tensor:
+        """The logits of heads 1..H-1 at one column of each row.
+
+        Args:
+            trunk: for a block of T columns that `cache.write_at` has placed.
+            cache: extended by the block's keys and values of these heads.
+            columns_b: [B] column in 0..T-1.
+
+        Returns:
+            [B, H-1, V].
+        """
+
+
+def make_drafter(model: MTPForCausalLM, heads: int) -> Drafter:
+    """Heads 1..heads-1, at least one, of a model."""
+    if _can_be_stacked(str(model.config.to_json_string(use_diff=False))):
+        return StackedDrafter(model, heads)
+    return SerialDrafter(model, heads)
+
+
+@lru_cache
+def _can_be_stacked(config: str) -> bool:
+    """Whether on a small twin of a model the stacked heads give the logits that they give one by one."""
+    twin = twin_learner(MTPConfig(**json.loads(config)), 3)
+    expected = _logits_of_a_block(twin, SerialDrafter(twin, 3))
+    try:
+        found = _logits_of_a_block(twin, StackedDrafter(twin, 3))
+    except (AttributeError, RuntimeError, TypeError, WMTPError):  # its layers are built in another way
+        return False
+    return torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def _logits_of_a_block(model: MTPForCausalLM, drafter: Drafter) -> Tensor:
+    """[1, H-1, V] behind as many tokens as are more than a twin's window."""
+    ids = torch.arange(TWIN_WINDOW + 3)[None]
+    cache = PositionCache(ids.shape[1])
+    seen = cache.write_at(ids, 1, ids.shape[1])
+    masks = narrowed(model.config.backbone, seen, ids, ids)
+    trunk = model.trunk(ids, mask=masks, position_ids=ids, cache=cache)
+    return drafter.logits(trunk, cache, ids[0, -1:])
+
+
+class SerialDrafter:
+    """The heads as they are."""
+
+    def __init__(self, model: MTPForCausalLM, heads: int) -> None:
+        self._model = model
+        self._heads = range(1, heads)
+
+    def logits(self, trunk: TrunkOutput, cache: PositionCache, columns_b: Tensor) -> Tensor:  # noqa: ARG002
+        rows = torch.arange(len(columns_b), device=columns_b.device)
+        hidden = [self._model.head(trunk, h)[rows, columns_b] for h in self._heads]
+        logits: Tensor = self._model.lm_head(torch.stack(hidden, 1))
+        return logits
+
+
+class StackedDrafter:
+    """All heads at once.
 
     A head needs keys and values at every position, but its query, and all that comes after, at one position of each
     row only. The heads' projections are stacked into copies that live as long as the drafter; the scale of a norm is
@@ -52,16 +116,6 @@ class Drafter:
         self._down = _Stack([layer.mlp.down_proj for layer in layers])
 
     def logits(self, trunk: TrunkOutput, cache: PositionCache, columns_b: Tensor) -> Tensor:
-        """The logits of heads 1..H-1 at one column of each row.
-
-        Args:
-            trunk: for a block of T columns that `cache.write_at` has placed.
-            cache: extended by the block's keys and values of these heads.
-            columns_b: [B] column in 0..T-1.
-
-        Returns:
-            [B, H-1, V].
-        """
         rows = torch.arange(len(columns_b), device=columns_b.device)
 
         def at_columns(each_bt: Tensor) -> Tensor:

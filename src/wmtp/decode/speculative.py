@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from wmtp.decode.batch import Batch, Generation, Request, Stop
-from wmtp.decode.drafter import Drafter
+from wmtp.decode.drafter import Drafter, make_drafter
 from wmtp.decode.sampling import Sampling
 from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
@@ -96,7 +96,7 @@ def generate_speculative(
         progress,
         on_end,
     )
-    drafter = Drafter(model, used) if used > 1 else None
+    drafter = make_drafter(model, used) if used > 1 else None
     return request.run(lambda batch: _decode(batch, drafter, on_block), drafts=used - 1)
 
 

@@ -20,8 +20,8 @@ from wmtp.errors import WMTPError
 from wmtp.evaluate.runner import trained_model
 from wmtp.layout import HEADS_FILE
 from wmtp.loss.chunked import chunks, cross_entropy_
-from wmtp.model.build import packed_trunk
 from wmtp.model.modeling import MTPForCausalLM
+from wmtp.model.packed import packed_trunk
 from wmtp.progress import progress
 from wmtp.storage import check_can_write, write_json
 

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -14,24 +13,29 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-from transformers.utils import logging as transformers_logging
 
-from wmtp.config import ModelConfig, Recipe
-from wmtp.data.loader import Batch
-from wmtp.data.tokenizer import load_tokenizer, tokenizer_fingerprint, vocabulary_size
-from wmtp.errors import WMTPError, one_line
+from wmtp.config import Recipe
+from wmtp.data.tokenizer import vocabulary_size
+from wmtp.errors import WMTPError
 from wmtp.model.ends import keep_ends
-from wmtp.model.modeling import MTPConfig, MTPForCausalLM, TrunkOutput, copy_head_0, document_mask, initialise
-from wmtp.storage import sha256_file, sha256_text
-from wmtp.train.checkpoint import digests, is_checkpoint, load_tensors, tensor_names
-
-transformers_logging.disable_progress_bar()
+from wmtp.model.families import check_judge, check_learner, check_reference, take_weights
+from wmtp.model.loading import load_causal_config, load_causal_lm
+from wmtp.model.modeling import (
+    MTPConfig,
+    MTPForCausalLM,
+    copy_head_0,
+    depends_on_length,
+    initialise,
+    rotations,
+)
+from wmtp.model.tokens import check_tokenizer
+from wmtp.model.twins import with_heads
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> MTPForCausalLM:
     """The learner, in float32: from `model.base_id`, or initialised from the recipe's seed."""
     if recipe.model.base_id is not None:
-        return _from_base(recipe.model, vocabulary_size(tokenizer), recipe.data.sequence_length)
+        return _from_base(recipe, tokenizer)
     model = MTPForCausalLM(learner_config(recipe, tokenizer))
     initialise(model, recipe.seed, recipe.model.init_std)
     if recipe.model.head_init == "copy":
@@ -51,16 +55,24 @@ def count_parameters(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> tupl
 
 
 def learner_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> MTPConfig:
-    """The learner's configuration; of `model.base_id` only the configuration is read."""
-    if recipe.model.base_id is not None:
-        config = _with_heads(load_config(recipe.model.base_id, "model.base_id"), recipe.model.heads)
-        return keep_ends(config, recipe.model.base_id)
-    return MTPConfig(_backbone_config(recipe, tokenizer), heads=recipe.model.heads, dtype="float32")
+    """The learner's configuration; of `model.base_id` only the configuration is read.
 
-
-def _with_heads(base: PreTrainedConfig, heads: int) -> MTPConfig:
-    layers = base.num_hidden_layers + heads - 1
-    return MTPConfig(_with_layers(base, layers), heads=heads, dtype="float32")
+    Raises:
+        WMTPError: it cannot be, has heads already, too few positions, or a forward that is not ours.
+    """
+    location = recipe.model.base_id
+    if location is None:
+        base = _backbone_config(recipe, tokenizer)
+        return MTPConfig(base, heads=recipe.model.heads, dtype="float32")
+    called = f"model.base_id {location!r}"
+    base = load_causal_config(location, "model.base_id")
+    if isinstance(base, MTPConfig):
+        raise WMTPError(
+            f"{called}: has heads already; give a next-token model (wmtp export --next-token-only makes one)"
+        )
+    check_positions(base, recipe.data.sequence_length, called)
+    check_learner(base, called)
+    return keep_ends(with_heads(base, recipe.model.heads), location)
 
 
 def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
@@ -112,127 +124,65 @@ def _round_up(size: float, multiple: int) -> int:
     return -(-int(size) // multiple) * multiple
 
 
-def _from_base(model: ModelConfig, vocab_size: int, sequence_length: int) -> MTPForCausalLM:
-    base = load_causal_lm(str(model.base_id), "model.base_id")
-    if isinstance(base, MTPForCausalLM):
-        raise WMTPError(f"model.base_id {model.base_id!r}: has heads already; give a next-token model")
-    if base.get_input_embeddings().num_embeddings < vocab_size:
+def _from_base(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> MTPForCausalLM:
+    config = learner_config(recipe, tokenizer)
+    called = f"model.base_id {recipe.model.base_id!r}"
+    base = load_causal_lm(str(recipe.model.base_id), "model.base_id")
+    rows = base.get_input_embeddings().num_embeddings
+    if rows < vocabulary_size(tokenizer):
         raise WMTPError(
-            f"model.base_id {model.base_id!r}: its vocabulary of {base.get_input_embeddings().num_embeddings} "
-            f"is smaller than the tokenizer's {vocab_size} (data.tokenizer)"
+            f"{called}: its vocabulary of {rows} is smaller than the tokenizer's {vocabulary_size(tokenizer)} "
+            f"(data.tokenizer)"
         )
-    window = getattr(base.config, "sliding_window", None)
-    if window is not None and window < sequence_length:
-        raise WMTPError(
-            f"model.base_id {model.base_id!r}: attends over a window of {window}; "
-            f"data.sequence_length {sequence_length} must not exceed it"
-        )
-    learner = MTPForCausalLM(keep_ends(_with_heads(base.config, model.heads), str(model.base_id)))
-    missing, unexpected = learner.load_state_dict(base.state_dict(), strict=False)
-    extra = tuple(f"model.layers.{learner.trunk_layers + h}." for h in range(1, model.heads))
-    if unexpected or any(not name.startswith(extra) for name in missing):
-        raise WMTPError(f"model.base_id {model.base_id!r}: {type(base).__name__} is not Llama-shaped")
-    if model.head_init == "copy":
+    learner = MTPForCausalLM(config)
+    take_weights(learner, base, called)
+    if recipe.model.head_init == "copy":
         copy_head_0(learner)
     return learner
 
 
-def _with_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
-    values = config.to_dict() | {"num_hidden_layers": layers, "layer_types": None}
-    return type(config).from_dict(values)
-
-
-def load_config(location: str, key: str) -> PreTrainedConfig:
-    """The configuration of a model in a folder or on the hub; `key` names the setting in errors."""
-    try:
-        return AutoConfig.from_pretrained(location)
-    except (OSError, ValueError) as error:
-        raise WMTPError(f"{key} {location!r}: cannot be loaded: {one_line(error)}") from None
-
-
-def load_causal_lm(location: str, key: str) -> PreTrainedModel:
-    """A causal language model in float32 from a checkpoint, a model folder or a hub name, whole, on the CPU.
-
-    Checksums are not compared. `key` names the setting in errors.
-    """
-    config = load_config(location, key)
-    options = {"dtype": torch.float32, "attn_implementation": "sdpa", "output_loading_info": True}
-    try:
-        if is_checkpoint(Path(location)):
-            saved = _saved_parameters(Path(location))
-            model = MTPForCausalLM.from_pretrained(None, config=config, state_dict=saved, **options)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(location, **options)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise WMTPError(f"{key} {location!r}: cannot be loaded: {one_line(error)}") from None
-    loaded, report = model
-    if report["missing_keys"] or report["mismatched_keys"]:
-        lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-        raise WMTPError(f"{key} {location!r}: damaged: no usable weights for {', '.join(lacking[:3])}")
-    assert isinstance(loaded, PreTrainedModel)
-    return loaded
-
-
-def _saved_parameters(folder: Path) -> dict[str, Tensor]:
-    parameters = {name: torch.empty(size) for name, size in tensor_names(folder, "model").items()}
-    load_tensors(folder, "model", parameters)
-    return parameters
-
-
 def load_reference(
-    location: str, tokenizer: PreTrainedTokenizerFast, key: str = "model.ref_id"
+    location: str, tokenizer: PreTrainedTokenizerFast, sequence_length: int, key: str = "model.ref_id"
 ) -> PreTrainedModel:
     """A frozen model that judges the learner's tokens; `key` names the setting in errors.
 
     Raises:
-        WMTPError: it cannot be loaded, or its vocabulary is not the learner's.
+        WMTPError: it cannot be loaded or read rows of packed documents, has fewer than `sequence_length` positions,
+            or does not speak the learner's tokens.
     """
+    called = f"{key} {location!r}"
     reference = load_causal_lm(location, key).eval().requires_grad_(False)
     rows = reference.get_output_embeddings().weight.shape[0]
     if rows < vocabulary_size(tokenizer):
-        raise WMTPError(
-            f"{key} {location!r}: its vocabulary of {rows} is not the learner's of {vocabulary_size(tokenizer)}"
-        )
-    if (Path(location) / "tokenizer.json").exists():
-        theirs = tokenizer_fingerprint(load_tokenizer(location))
-        ours = tokenizer_fingerprint(tokenizer)
-        if theirs != ours:
-            raise WMTPError(
-                f"{key} {location!r}: its tokenizer {theirs[:16]} is not the learner's {ours[:16]}; "
-                f"set data.tokenizer to its own"
-            )
+        raise WMTPError(f"{called}: its vocabulary of {rows} is not the learner's of {vocabulary_size(tokenizer)}")
+    check_positions(reference.config, sequence_length, called)
+    check_tokenizer(location, tokenizer, called)
+    if not isinstance(reference, MTPForCausalLM):
+        check_reference(reference.config, called)
+    check_judge(reference, called)
     return reference
 
 
-def model_fingerprint(location: str) -> str:
-    """Hex digest of the weights and configuration in a folder; of the name itself for a hub model.
+def check_positions(config: PreTrainedConfig, sequence_length: int, called: str) -> None:
+    """Refuse documents that are longer than what a model was made for, its scaled rotation included.
 
-    A checkpoint's is of its files: the same weights saved by another number of processes have another.
+    Raises:
+        WMTPError: there can be such documents.
     """
-    folder = Path(location)
-    if not folder.is_dir():
-        return sha256_text(location)
-    if is_checkpoint(folder):
-        saved = {n: d for n, d in digests(folder).items() if n == "config.json" or n.startswith("model/")}
-    else:
-        saved = {f.name: sha256_file(f) for f in [*folder.glob("*.safetensors"), folder / "config.json"]}
-    return sha256_text(*(f"{name} {digest}" for name, digest in sorted(saved.items())))
+    config = config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None or positions < 1:
+        return
+    limit = min(_positions(positions, rotation) for rotation in rotations(config))
+    if sequence_length > limit:
+        raise WMTPError(
+            f"{called}: reads documents of up to {limit} tokens (max_position_embeddings and rope_parameters in "
+            f"config.json); data.sequence_length {sequence_length} must not exceed that"
+        )
 
 
-def packed_trunk(model: MTPForCausalLM, batch: Batch) -> TrunkOutput:
-    """The trunk's output for packed documents, each of which sees itself only."""
-    return model.trunk(batch.ids, mask=document_mask(batch.document_ids), position_ids=batch.position_ids)
-
-
-def next_token_hidden(model: PreTrainedModel, batch: Batch) -> Tensor:
-    """[B, S, D]: what, times the output embedding, are the next-token logits of packed documents."""
-    if isinstance(model, MTPForCausalLM):
-        return model.head(packed_trunk(model, batch), 0)
-    output = model.base_model(
-        input_ids=batch.ids,
-        attention_mask=document_mask(batch.document_ids),
-        position_ids=batch.position_ids,
-        use_cache=False,
-    )
-    hidden: Tensor = output.last_hidden_state
-    return hidden
+def _positions(stated: int, rotation: dict[str, Any]) -> int:
+    original = rotation.get("original_max_position_embeddings") or stated
+    if depends_on_length(rotation):  # beyond that, a document's logits depend on the others in its row
+        return int(original)
+    return max(stated, int(original * (rotation.get("factor") or 1)))

@@ -16,17 +16,10 @@ from wmtp.data.targets import has_previous, shift_right
 from wmtp.data.tokenizer import tokenizer_fingerprint
 from wmtp.errors import WMTPError
 from wmtp.layout import BEST, CRITIC
-from wmtp.model.build import (
-    build_model,
-    empty_model,
-    learner_config,
-    load_config,
-    load_reference,
-    model_fingerprint,
-    next_token_hidden,
-    packed_trunk,
-)
+from wmtp.model.build import build_model, empty_model, learner_config, load_reference
+from wmtp.model.loading import load_config, model_fingerprint
 from wmtp.model.modeling import MTPForCausalLM
+from wmtp.model.packed import next_token_hidden, packed_trunk
 from wmtp.model.value_head import TORCH_WEIGHTS, WEIGHTS, ValueHead, load_value_head, save_value_head
 from wmtp.storage import publish, sha256_text, unfinished
 from wmtp.train.checkpoint import resolve_model
@@ -121,7 +114,7 @@ def load_critic(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, *, with_weig
         critic = Critic(load_value_head(folder, size, expected=expected), None, of_trunk=True)
     else:
         location = _backbone_location(folder, recipe)
-        load = partial(load_reference, location, tokenizer, "critic")
+        load = partial(load_reference, location, tokenizer, recipe.data.sequence_length, "critic")
         backbone = _model(load_config(location, "critic"), load, with_weights)
         expected = {"tokenizer": tokenizer_fingerprint(tokenizer), "backbone": model_fingerprint(location)}
         head = load_value_head(folder, _hidden_size(backbone), expected=expected)
@@ -208,7 +201,7 @@ def _separate_backbone(
             )
         alone = override(recipe, {"model.heads": 1}, "critic")
         return _model(learner_config(alone, tokenizer), lambda: build_model(alone, tokenizer), with_weights)
-    load = partial(load_reference, location, tokenizer, "critic.base_id")
+    load = partial(load_reference, location, tokenizer, recipe.data.sequence_length, "critic.base_id")
     model = _model(load_config(location, "critic.base_id"), load, with_weights)
     if isinstance(model, MTPForCausalLM) and model.config.heads > 1:
         raise WMTPError(

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from wmtp.data.tokenizer import load_tokenizer
 from wmtp.data.tokenizer_checks import check_read_back
 from wmtp.errors import WMTPError
-from wmtp.model.build import load_causal_lm
+from wmtp.model.loading import load_causal_lm
 from wmtp.model.modeling import MTPForCausalLM
+from wmtp.model.twins import with_layers
 from wmtp.storage import new_directory
 from wmtp.train.checkpoint import resolve_model, verify
 
@@ -57,7 +58,7 @@ def next_token_model(model: MTPForCausalLM) -> PreTrainedModel:
     """Trunk and head 0 as a model of the backbone's own class, sharing the weights."""
     kept = model.trunk_layers + 1
     plain = AutoModelForCausalLM.from_config(
-        _first_layers(model.config.backbone, kept), dtype=model.dtype, attn_implementation="sdpa"
+        with_layers(model.config.backbone, kept), dtype=model.dtype, attn_implementation="sdpa"
     )
     names = plain.state_dict().keys()
     weights = {name: value for name, value in model.state_dict().items() if name in names}
@@ -65,10 +66,3 @@ def next_token_model(model: MTPForCausalLM) -> PreTrainedModel:
     plain.tie_weights()
     assert isinstance(plain, PreTrainedModel)
     return plain.eval()
-
-
-def _first_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
-    values = config.to_dict() | {"num_hidden_layers": layers}
-    if values.get("layer_types") is not None:
-        values["layer_types"] = values["layer_types"][:layers]
-    return type(config).from_dict(values)

@@ -1,6 +1,8 @@
 """MTPForCausalLM: a trunk, H heads of one decoder layer each, one shared norm and unembedding."""
 
+import inspect
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +18,11 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.cache_utils import Cache
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from wmtp.errors import WMTPError
+from wmtp.model.attention import Masks, cache_name, layer_kinds, unpacked_masks
 
 
 class MTPConfig(PreTrainedConfig):
@@ -54,12 +56,23 @@ class MTPConfig(PreTrainedConfig):
         return values | {"backbone": self.backbone.to_dict()}
 
 
+def rotations(config: PreTrainedConfig) -> list[dict[str, Any]]:
+    """What the configuration says of rotary positions: once, or for each kind of layer."""
+    found = getattr(config, "rope_parameters", None) or {}
+    by_kind = [each for each in found.values() if isinstance(each, dict)]
+    return by_kind or [found]
+
+
+def depends_on_length(rotation: dict[str, Any]) -> bool:
+    """Whether a position's rotation depends on how far a forward reads."""
+    return rotation.get("rope_type") in ("dynamic", "longrope")
+
+
 def _check_rotation(backbone: PreTrainedConfig) -> None:
     """Refuse positions whose rotation depends on how far a batch reads: a draft would change its own verification."""
-    rope_type = (getattr(backbone, "rope_parameters", None) or {}).get("rope_type", "default")
-    if rope_type in ("dynamic", "longrope"):
+    for rotation in filter(depends_on_length, rotations(backbone)):
         raise WMTPError(
-            f"model.base_id: its config.json has rope_type {rope_type!r} (rope_parameters), with which a token's "
+            f"its config.json has rope_type {rotation['rope_type']!r} (rope_parameters), with which a token's "
             f"logits depend on what else is read; take a model whose rope_type is default, linear, llama3 or yarn"
         )
 
@@ -92,6 +105,14 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
         self.model = AutoModel.from_config(config.backbone)
         self.lm_head = nn.Linear(config.backbone.hidden_size, config.backbone.vocab_size, bias=False)
         self._no_split_modules = list(self.model._no_split_modules)
+        self._kinds = layer_kinds(config.backbone)
+        for part in ("embed_tokens", "layers", "norm", "rotary_emb"):
+            if not hasattr(self.model, part):
+                raise WMTPError(f"its {type(self.model).__name__} has no {part}")
+        self._rotates_by_kind = "layer_type" in inspect.signature(self.model.rotary_emb.forward).parameters
+        self._cache_name = cache_name(self.model.layers[0].forward)
+        self.embedding_scale = float(getattr(config.backbone, "embedding_multiplier", 1.0))
+        self.logits_scale = logits_scale(config.backbone)
         self.post_init()
 
     @property
@@ -114,7 +135,7 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
         self,
         ids_bs: Tensor,
         *,
-        mask: Tensor | None = None,
+        mask: Tensor | Masks | None = None,
         position_ids: Tensor | None = None,
         cache: Cache | None = None,
     ) -> TrunkOutput:
@@ -122,31 +143,41 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
 
         Args:
             ids_bs: [B, S] tokens.
-            mask: [B, S] 1 for tokens and 0 for padding, or [B, 1, S, keys] bool, true where attended.
+            mask: [B, S] 1 for tokens and 0 for padding; or [B, 1, S, keys], true where attended, by kind of layer
+                (`packed_masks`) or for all layers alike.
             position_ids: [B, S].
             cache: keys and values of earlier positions, extended in place.
         """
         hidden = self.model.embed_tokens(ids_bs)
+        if self.embedding_scale != 1.0:
+            hidden = hidden * self.embedding_scale
         if position_ids is None:
             seen = cache.get_seq_length() if cache is not None else 0
             position_ids = torch.arange(seen, seen + ids_bs.shape[1], device=ids_bs.device)[None]
-        causal_mask = create_causal_mask(
-            config=self.config.backbone,
-            inputs_embeds=hidden,
-            attention_mask=self._for_attention(mask, hidden),
-            past_key_values=cache,
-            position_ids=position_ids,
-        )
+        if not isinstance(mask, Mapping):
+            mask = unpacked_masks(self.config.backbone, hidden, mask, cache, position_ids)
+        common = {"position_ids": position_ids, self._cache_name: cache, "use_cache": cache is not None}
         arguments = {
-            "attention_mask": causal_mask,
-            "position_ids": position_ids,
-            "past_key_values": cache,
-            "use_cache": cache is not None,
-            "position_embeddings": self.model.rotary_emb(hidden, position_ids=position_ids),
+            kind: common
+            | {
+                "attention_mask": self._for_attention(each, hidden),
+                "position_embeddings": self._rotation(hidden, position_ids, kind),
+            }
+            for kind, each in mask.items()
         }
-        for layer in self.model.layers[: self.trunk_layers]:
-            hidden = layer(hidden, **arguments)
-        return TrunkOutput(hidden, arguments)
+        for kind, layer in zip(self._kinds, self.model.layers[: self.trunk_layers], strict=False):
+            hidden = layer(hidden, **arguments[kind])
+        return TrunkOutput(hidden, arguments[self.head_kind])
+
+    @property
+    def head_kind(self) -> str:
+        """The kind of attention of all heads."""
+        return self._kinds[-1]
+
+    def _rotation(self, hidden_bsd: Tensor, position_ids: Tensor, kind: str) -> Any:
+        if self._rotates_by_kind:
+            return self.model.rotary_emb(hidden_bsd, position_ids, kind)
+        return self.model.rotary_emb(hidden_bsd, position_ids=position_ids)
 
     def _for_attention(self, mask: Tensor | None, hidden_bsd: Tensor) -> Tensor | None:
         """A 4-D bool mask as the attention implementation takes it: eager attention adds it to the scores."""
@@ -163,13 +194,13 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
         """Normalised hidden states of head h, [B, S, D]; times the unembedding they are its logits."""
         layer = self.model.layers[self.trunk_layers + h]
         hidden: Tensor = self.model.norm(layer(trunk.hidden_bsd, **trunk.layer_arguments))
-        return hidden
+        return hidden if self.logits_scale == 1.0 else hidden * self.logits_scale
 
     @can_return_tuple
     def forward(
         self,
         input_ids: Tensor,
-        attention_mask: Tensor | None = None,
+        attention_mask: Tensor | Masks | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
@@ -193,12 +224,9 @@ AutoConfig.register("wmtp", MTPConfig)
 AutoModelForCausalLM.register(MTPConfig, MTPForCausalLM)
 
 
-def document_mask(document_ids_bs: Tensor) -> Tensor:
-    """[B, 1, S, S] bool: a position sees itself and earlier ones of its own document; padding sees itself."""
-    positions = torch.arange(document_ids_bs.shape[1], device=document_ids_bs.device)
-    causal = positions[:, None] >= positions[None, :]
-    same = document_ids_bs[:, :, None] == document_ids_bs[:, None, :]
-    return (causal & same)[:, None]
+def logits_scale(config: PreTrainedConfig) -> float:
+    """What a model of this configuration multiplies its logits by, beside the output embedding."""
+    return float(getattr(config, "logit_scale", 1.0)) / float(getattr(config, "logits_scaling", 1.0))
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ class ServedModel(PythonModel):
         """Load the folder that `wmtp export` wrote."""
         from wmtp.data.tokenizer import load_tokenizer
         from wmtp.decode.ends import end_tokens
-        from wmtp.model.build import load_causal_lm
+        from wmtp.model.loading import load_causal_lm
 
         folder = context.artifacts[MODEL_ARTIFACT]
         self._model = load_causal_lm(folder, MODEL_ARTIFACT).eval()

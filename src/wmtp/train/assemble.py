@@ -16,17 +16,9 @@ from wmtp.data.loader import Batch, Columns, collate, pack
 from wmtp.data.rows import keep_where
 from wmtp.environment import choose_device, choose_dtype
 from wmtp.errors import WMTPError
-from wmtp.model.build import (
-    build_model,
-    count_parameters,
-    empty_model,
-    learner_config,
-    load_causal_lm,
-    load_config,
-    load_reference,
-    model_fingerprint,
-)
+from wmtp.model.build import build_model, count_parameters, empty_model, learner_config, load_reference
 from wmtp.model.critic import load_critic, untrained_critic
+from wmtp.model.loading import load_causal_lm, load_config, model_fingerprint
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.train import checkpoint
 from wmtp.train.critic import ValueLearner
@@ -170,7 +162,7 @@ def _reference(
         )
     location = str(checkpoint.resolve_model(recipe.model.ref_id, "model.ref_id"))
     if with_weights:
-        return load_reference(location, data.tokenizer)
+        return load_reference(location, data.tokenizer, recipe.data.sequence_length)
     return empty_model(load_config(location, "model.ref_id")).eval().requires_grad_(False)
 
 

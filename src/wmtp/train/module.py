@@ -17,9 +17,9 @@ from wmtp.data.targets import make_targets, shift_left
 from wmtp.environment import autocast
 from wmtp.errors import WMTPError
 from wmtp.loss import TokenStatistics, linear_token_statistics, weighted_linear_cross_entropy
-from wmtp.model.build import next_token_hidden, packed_trunk
 from wmtp.model.critic import Critic
 from wmtp.model.modeling import MTPForCausalLM, TrunkOutput
+from wmtp.model.packed import next_token_hidden, packed_trunk
 from wmtp.tracking import finite
 from wmtp.train.distributed import World, all_reduce, world_size
 from wmtp.train.validation import validation_ce

@@ -16,7 +16,8 @@ from wmtp.data.tokenizer_checks import check_as_exported
 from wmtp.environment import choose_device, choose_dtype, configure_torch, describe
 from wmtp.errors import WMTPError
 from wmtp.layout import CONFIG_FILE, CRITIC, ENVIRONMENT_FILE, RECIPE_FILE
-from wmtp.model.build import count_parameters, learner_config, load_reference, model_fingerprint
+from wmtp.model.build import count_parameters, learner_config, load_reference
+from wmtp.model.loading import model_fingerprint
 from wmtp.storage import write_json, write_text
 from wmtp.tracking.store import check_tracking
 from wmtp.tracking.tracker import Tracker
@@ -204,7 +205,7 @@ def write_reference_scores(recipe: Recipe, config: Config, data: Data, location:
     return write_scores(
         output,
         data.train,
-        load_reference(model, data.tokenizer),
+        load_reference(model, data.tokenizer, recipe.data.sequence_length),
         model_fingerprint=model_fingerprint(model),
         sequence_length=recipe.data.sequence_length,
         chunk_size=recipe.loss.chunk_size,

@@ -14,7 +14,7 @@ from wmtp.data.targets import has_next, shift_left, shift_right
 from wmtp.environment import autocast
 from wmtp.errors import WMTPError
 from wmtp.loss import linear_cross_entropy_per_token
-from wmtp.model.build import next_token_hidden
+from wmtp.model.packed import next_token_hidden
 from wmtp.progress import progress
 from wmtp.storage import new_directory, read_json, write_json
 

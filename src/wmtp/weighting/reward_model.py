@@ -18,7 +18,7 @@ from transformers import (
 
 from wmtp.data.tokenizer import vocabulary_size
 from wmtp.errors import WMTPError, one_line
-from wmtp.model.build import load_config, model_fingerprint
+from wmtp.model.loading import load_config, model_fingerprint
 from wmtp.progress import progress
 from wmtp.storage import new_directory, read_json, sha256_text, write_json
 from wmtp.weighting.rewards import check_rewards
