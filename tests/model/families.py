@@ -196,8 +196,8 @@ def _shown(outcome: str, folder: str) -> str:
 
 HEAD = f"""# Families of models
 
-Whether a model can be a learner's base (`model.base_id`) or a reference is found out by comparing our forward with its
-own before training: on a small twin with short windows, packed, cached and drafted, and then on the model itself.
+Whether a model can be a learner's base (`model.base_id`) or a reference is found out by comparing our forward with
+its own before training: on a small twin with short windows, packed, cached and drafted, and then on the model itself.
 No name decides. This is what becomes of every causal family of transformers {transformers.__version__}, built small
 from its configuration: right to 1e-4, or refused in one line. A family whose default configuration cannot be built
 small is refused here and may be right for a model that says more of itself. A test holds every line.
