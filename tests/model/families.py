@@ -100,7 +100,7 @@ def check_learner(original: PreTrainedModel, folder: Path) -> None:
     expected = [greedy(original, document[0].tolist()) for document in documents]
     prompts = [document[0].tolist() for document in documents]
     for decode in (generate, generate_speculative):
-        assert decode(learner, prompts, max_new_tokens=9, eos_id=None).tokens == expected
+        assert decode(learner, prompts, max_new_tokens=9, eos_ids=()).tokens == expected
     mask = torch.ones_like(documents[0])
     kept = learner.generate(
         documents[0], attention_mask=mask, max_new_tokens=9, do_sample=False, eos_token_id=None

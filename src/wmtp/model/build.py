@@ -154,7 +154,9 @@ def load_reference(
     reference = load_causal_lm(location, key).eval().requires_grad_(False)
     rows = reference.get_output_embeddings().weight.shape[0]
     if rows < vocabulary_size(tokenizer):
-        raise WMTPError(f"{called}: its vocabulary of {rows} is not the learner's of {vocabulary_size(tokenizer)}")
+        raise WMTPError(
+            f"{called}: its vocabulary of {rows} is not the learner's of {vocabulary_size(tokenizer)}"
+        )
     check_positions(reference.config, sequence_length, called)
     check_tokenizer(location, tokenizer, called)
     if not isinstance(reference, MTPForCausalLM):
