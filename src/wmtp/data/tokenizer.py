@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Encoding, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.utils import cached_file
 
@@ -97,8 +97,14 @@ def load_tokenizer(location: str, key: str = "data.tokenizer") -> PreTrainedToke
         raise WMTPError(f"{name}: needs a tokenizer.json (a fast tokenizer)")
     if tokenizer.eos_token_id is None:
         raise WMTPError(f"{name}: has no end-of-text token (eos_token)")
+    if not any(_has_file(location, file_name) for file_name in tokenizer.vocab_files_names.values()):
+        raise WMTPError(f"{name}: holds no vocabulary (tokenizer.json)")
     _without_saved_state(tokenizer.backend_tokenizer)
     if written is not None:
+        for kind in ("eos_token", "bos_token"):
+            token = getattr(tokenizer, kind)
+            if token is not None and written.token_to_id(token) is None:
+                raise WMTPError(f"{name}: its {kind} {token!r} is not in its tokenizer.json")
         _without_saved_state(written)
         text = first_difference(tokenizer.backend_tokenizer, written)
         if text is not None:
@@ -107,6 +113,10 @@ def load_tokenizer(location: str, key: str = "data.tokenizer") -> PreTrainedToke
                 f"its tokenizer.json; correct tokenizer_class in tokenizer_config.json, or model_type in config.json"
             )
     return tokenizer
+
+
+def _has_file(location: str, name: str) -> bool:
+    return cached_file(location, name, _raise_exceptions_for_missing_entries=False) is not None
 
 
 def _without_saved_state(backend: Tokenizer) -> None:
@@ -128,13 +138,13 @@ def first_difference(one: Tokenizer, other: Tokenizer, texts: Sequence[str] = PR
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
-    """Hex digest of everything that decides which ids a document gets."""
-    start = document_start(tokenizer)
-    return sha256_text(
-        tokenizer.backend_tokenizer.to_str(),
-        str(tokenizer.eos_token_id),
-        *([f"start {start}"] if start else []),
-    )
+    """Hex digest of everything that decides which ids a document gets; what others' calls put around it does not."""
+    start, backend = document_start(tokenizer), tokenizer.backend_tokenizer
+    frame = backend.post_processor
+    backend.post_processor = _frame(None)
+    pipeline = backend.to_str()
+    backend.post_processor = frame
+    return sha256_text(pipeline, str(tokenizer.eos_token_id), *([f"start {start}"] if start else []))
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -191,6 +201,8 @@ def _spelt(backend: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
 def choose_document_start(tokenizer: PreTrainedTokenizerFast, bos: bool | Literal["auto"]) -> None:
     """Decide which ids stand in front of every document, and keep that with the tokenizer (`document_start`).
 
+    Calls with special tokens, as others make them, then give the same start and nothing else.
+
     Args:
         bos: whether it is the token that begins a text; auto as it was decided before, else as the tokenizer does
             when it is called with special tokens.
@@ -206,6 +218,19 @@ def choose_document_start(tokenizer: PreTrainedTokenizerFast, bos: bool | Litera
         ids = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True).ids
         bos = first is not None and ids[:1] == [first]
     tokenizer.init_kwargs[_START] = [int(first)] if bos else []
+    tokenizer.backend_tokenizer.post_processor = _frame(
+        (str(tokenizer.bos_token), int(first)) if bos else None
+    )
+
+
+def _frame(token: tuple[str, int] | None) -> processors.TemplateProcessing:
+    """Puts this token and its id in front of a text, and nothing else, where special tokens are asked for."""
+    if token is None:
+        return processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
+    name = token[0]
+    return processors.TemplateProcessing(
+        single=f"{name}:0 $A:0", pair=f"{name}:0 $A:0 {name}:1 $B:1", special_tokens=[token]
+    )
 
 
 def document_start(tokenizer: PreTrainedTokenizerFast) -> list[int]:

@@ -87,6 +87,11 @@ def check_read_back(folder: Path, tokenizer: PreTrainedTokenizerFast, name: str)
             f"data.tokenizer: beside a {name} AutoTokenizer reads it as {type(read).__name__} and gives other ids "
             f"for {text!r}; take a tokenizer of that class, or another model.architecture"
         )
+    begun = tokenizer.backend_tokenizer.encode("a", add_special_tokens=True).ids
+    if read("a")["input_ids"] != begun:
+        raise WMTPError(
+            f"data.tokenizer: beside a {name} AutoTokenizer frames 'a' as {read('a')['input_ids']}, not {begun}"
+        )
     if read.eos_token_id != tokenizer.eos_token_id:
         raise WMTPError(
             f"data.tokenizer: beside a {name} AutoTokenizer ends texts with id {read.eos_token_id}, not "
