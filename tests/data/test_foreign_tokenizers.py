@@ -166,21 +166,42 @@ def lower_casing(vocab: dict[str, int]) -> PreTrainedTokenizerFast:
 def test_a_tokenizer_that_changes_texts_is_refused_unless_allowed() -> None:
     vocab = {letter: i for i, letter in enumerate("? abcdef")} | {"</s>": 20}
     tokenizer = lower_casing(vocab)
-    places = ["rows.jsonl, line 1", "rows.jsonl, line 2", "rows.jsonl, line 3"]
     texts = ["abc", "a Bad cab", "fadxed"]
-    line = refusal(check_round_trip, tokenizer, texts, places, False)
+    rows = [Document("", text, f"rows.jsonl, line {i}") for i, text in enumerate(texts, start=1)]
+    line = refusal(check_round_trip, tokenizer, rows, False)
     assert "2 of 3 texts that were tried do not come back" in line
     assert "rows.jsonl, line 2: 'a Bad cab' becomes 'a bad cab'" in line
     assert line.endswith("set data.allow_lossy: true")
-    assert check_round_trip(tokenizer, texts, places, True) == line.partition("; take another")[0]
-    assert check_round_trip(tokenizer, texts[:1], places, False) is None
+    assert check_round_trip(tokenizer, rows, True) == line.partition("; take another")[0]
+    assert check_round_trip(tokenizer, rows[:1], False) is None
+
+
+def test_what_a_completion_alone_loses_is_seen() -> None:
+    backend = _train(TEXTS, 300).backend_tokenizer
+    backend.normalizer = normalizers.Strip()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END)
+    line = refusal(check_round_trip, tokenizer, [Document("def f(x):", "\n    return x", "the row")], False)
+    assert "'def f(x):\\n    return ' becomes 'def f(x):return x'" in line
 
 
 @pytest.mark.parametrize("tokenizer", [_train(TEXTS, 300), spaced_tokenizer()], ids=["bytes", "spaced"])
-@given(texts=st.lists(st.text(max_size=20), min_size=1, max_size=5))
-def test_whole_tokenizers_raise_no_false_alarm(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> None:
-    texts = [text.encode("utf-8", "ignore").decode() for text in texts]
-    assert check_round_trip(tokenizer, texts, texts, False) is None
+@given(texts=st.lists(st.tuples(st.text(max_size=20), st.text(max_size=20)), min_size=1, max_size=5))
+def test_whole_tokenizers_raise_no_false_alarm(
+    tokenizer: PreTrainedTokenizerFast, texts: list[tuple[str, str]]
+) -> None:
+    documents = [Document(*(text.encode("utf-8", "ignore").decode() for text in pair)) for pair in texts]
+    assert check_round_trip(tokenizer, documents, False) is None
+
+
+def test_an_added_token_keeps_its_id_or_is_refused(folder: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.add_tokens(["<far>"])
+    tokenizer.save_pretrained(tmp_path / "near")
+    assert load_tokenizer(str(tmp_path / "near")).convert_tokens_to_ids("<far>") == len(tokenizer) - 1
+    added = json.loads((tmp_path / "near" / "tokenizer.json").read_text())["added_tokens"]
+    added[-1]["id"] = 900
+    place = changed(tmp_path / "near", tmp_path / "far", added_tokens=added)
+    assert "its added token '<far>' is read as id" in refusal(load_tokenizer, place)
 
 
 def test_a_lossy_tokenizer_stops_a_run_before_it_begins(make_recipe: Any, tmp_path: Path) -> None:
@@ -240,7 +261,7 @@ def test_a_missing_part_is_one_line_or_makes_no_difference(folder: Path, tmp_pat
     place = changed(folder, tmp_path / "without", **{key: None})
     try:
         tokenizer = load_tokenizer(place)
-        check_round_trip(tokenizer, TEXTS, TEXTS, False)
+        check_round_trip(tokenizer, [Document("", text) for text in TEXTS], False)
     except WMTPError:
         return
     assert decode(tokenizer, ids(tokenizer, TEXT)) == TEXT

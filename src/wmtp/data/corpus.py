@@ -1,6 +1,5 @@
 """From `data:` in a recipe to tokenised training and validation documents."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -10,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import DataConfig, FieldsConfig, Recipe, TinycodeConfig
 from wmtp.data import tinycode
-from wmtp.data.dataset import Document, TokenDataset, tokenise
+from wmtp.data.dataset import TokenDataset, tokenise
 from wmtp.data.documents import documents_from
 from wmtp.data.file_splits import file_rows
 from wmtp.data.python_source import python_source_rows
@@ -88,7 +87,7 @@ def load_data(recipe: Recipe, cache: Path) -> Data:
             tokenizer = train_tokenizer(texts, data.vocab_size, cache, recipe.model.architecture)
     choose_document_start(tokenizer, data.bos)
     train, validation = (documents_from(split, rows.fields) for split in (rows.train, rows.validation))
-    lossy = _what_is_lost(tokenizer, train, data.allow_lossy)
+    lossy = check_round_trip(tokenizer, train, data.allow_lossy)
     name = f"data.source {data.source}"
     with working("tokenise"):
         loaded = Data(
@@ -101,19 +100,6 @@ def load_data(recipe: Recipe, cache: Path) -> Data:
     for line in [*([lossy] if lossy else []), *loaded.notes]:
         note(line)
     return loaded
-
-
-def _what_is_lost(
-    tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document], allow_lossy: bool
-) -> str | None:
-    """What texts lose, in a line, where the recipe allows it.
-
-    Raises:
-        WMTPError: they lose something and may not.
-    """
-    texts = [document.prompt + document.completion for document in documents]
-    places = [document.place for document in documents]
-    return check_round_trip(tokenizer, texts, places, allow_lossy)
 
 
 def _check_learnable(recipe: Recipe, train: TokenDataset) -> None:

@@ -4,7 +4,8 @@ Ids do not depend on what is saved with a tokenizer beside its vocabulary: no tr
 tokens. Text never becomes a control token: `<|end|>` in a text is spelt, as any other text.
 """
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -89,6 +90,7 @@ def load_tokenizer(location: str, key: str = "data.tokenizer") -> PreTrainedToke
         tokenizer = AutoTokenizer.from_pretrained(location)
         file = cached_file(location, "tokenizer.json", _raise_exceptions_for_missing_entries=False)
         written = Tokenizer.from_file(str(file)) if file is not None else None
+        added = json.loads(Path(file).read_bytes())["added_tokens"] if file is not None else []
     except (
         Exception
     ) as error:  # the parsers of tokenizer files raise errors of all kinds, Exception itself too
@@ -101,18 +103,36 @@ def load_tokenizer(location: str, key: str = "data.tokenizer") -> PreTrainedToke
         raise WMTPError(f"{name}: holds no vocabulary (tokenizer.json)")
     _without_saved_state(tokenizer.backend_tokenizer)
     if written is not None:
-        for kind in ("eos_token", "bos_token"):
-            token = getattr(tokenizer, kind)
-            if token is not None and written.token_to_id(token) is None:
-                raise WMTPError(f"{name}: its {kind} {token!r} is not in its tokenizer.json")
         _without_saved_state(written)
-        text = first_difference(tokenizer.backend_tokenizer, written)
-        if text is not None:
-            raise WMTPError(
-                f"{name}: AutoTokenizer reads it as {type(tokenizer).__name__} and gives other ids for {text!r} than "
-                f"its tokenizer.json; correct tokenizer_class in tokenizer_config.json, or model_type in config.json"
-            )
+        _compare_with_file(name, tokenizer, written, {token["content"]: token["id"] for token in added})
     return tokenizer
+
+
+def _compare_with_file(
+    name: str, tokenizer: PreTrainedTokenizerFast, written: Tokenizer, added: Mapping[str, int]
+) -> None:
+    """Refuse a tokenizer that is not what its tokenizer.json says.
+
+    Args:
+        name: of the tokenizer, for errors.
+        written: as the file alone gives it.
+        added: ids of the added tokens in the file.
+    """
+    for kind in ("eos_token", "bos_token"):
+        token = getattr(tokenizer, kind)
+        if token is not None and written.token_to_id(token) is None:
+            raise WMTPError(f"{name}: its {kind} {token!r} is not in its tokenizer.json")
+    for token, id_ in added.items():
+        if (found := tokenizer.backend_tokenizer.token_to_id(token)) != id_:
+            raise WMTPError(
+                f"{name}: its added token {token!r} is read as id {found}, not {id_} (tokenizer.json)"
+            )
+    text = first_difference(tokenizer.backend_tokenizer, written)
+    if text is not None:
+        raise WMTPError(
+            f"{name}: AutoTokenizer reads it as {type(tokenizer).__name__} and gives other ids for {text!r} than "
+            f"its tokenizer.json; correct tokenizer_class in tokenizer_config.json, or model_type in config.json"
+        )
 
 
 def _has_file(location: str, name: str) -> bool:

@@ -7,7 +7,8 @@ from tempfile import TemporaryDirectory
 
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
-from wmtp.data.tokenizer import decode, encode, first_difference
+from wmtp.data.dataset import Document
+from wmtp.data.tokenizer import decode, encode, encode_completions, first_difference
 from wmtp.errors import WMTPError
 
 SAMPLE, LENGTH = 200, 10_000
@@ -16,38 +17,44 @@ _SHOWN = 12
 
 
 def check_round_trip(
-    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], places: Sequence[str], allow_lossy: bool
+    tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document], allow_lossy: bool
 ) -> str | None:
-    """Compare a sample of texts with what their tokens decode to.
+    """Compare a sample of documents with what the tokens of prompt and completion decode to.
 
     A space in front, which some tokenizers add to every text, and the composition of accents (NFC) do not count.
 
     Args:
-        texts: all there are; a sample of them, evenly spread, is tried.
-        places: where each comes from.
+        documents: all there are; a sample of them, evenly spread, is tried.
         allow_lossy: whether texts may change.
     Returns:
         What changes, in a line; None if nothing does.
     Raises:
         WMTPError: texts change, and may not.
     """
-    rows = range(0, len(texts), max(1, len(texts) // SAMPLE))
+    tried = documents[:: max(1, len(documents) // SAMPLE)]
+    places = [document.place for document in tried]
+    prompts, completions = ([text[:LENGTH] for text in part] for part in _parts(tried))
+    before = encode(tokenizer, prompts, places)
+    behind = encode_completions(tokenizer, prompts, completions, places)
     changed = []
-    for row in rows:
-        text = texts[row][:LENGTH]
-        found = decode(tokenizer, encode(tokenizer, [text], [places[row]])[0])
+    for row, place in enumerate(places):
+        text, found = prompts[row] + completions[row], decode(tokenizer, [*before[row], *behind[row]])
         if _plain(found) != _plain(text):
-            changed.append((places[row], text, found))
+            changed.append((place, text, found))
     if not changed:
         return None
     place, text, found = changed[0]
     line = (
-        f"data.tokenizer: {len(changed)} of {len(rows)} texts that were tried do not come back from their tokens; "
+        f"data.tokenizer: {len(changed)} of {len(tried)} texts that were tried do not come back from their tokens; "
         f"{place}: {_difference(text, found)}"
     )
     if not allow_lossy:
         raise WMTPError(f"{line}; take another tokenizer, or set data.allow_lossy: true")
     return line
+
+
+def _parts(documents: Sequence[Document]) -> tuple[list[str], list[str]]:
+    return [document.prompt for document in documents], [document.completion for document in documents]
 
 
 def _plain(text: str) -> str:

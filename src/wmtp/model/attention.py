@@ -15,17 +15,15 @@ from transformers.masking_utils import (
 
 from wmtp.errors import WMTPError
 
+CACHE = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
+"""What transformers calls the keys and values of earlier positions, in arguments and outputs; 5.24 renamed them."""
+
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 _MAKERS: dict[str, Callable[..., Tensor | None]] = {
     FULL: create_causal_mask,
     SLIDING: create_sliding_window_causal_mask,
     CHUNKED: create_chunked_causal_mask,
 }
-
-
-def cache_name(function: Callable[..., object]) -> str:
-    """What a function of transformers calls its cache; 5.24 renamed it."""
-    return "cache" if "cache" in inspect.signature(function).parameters else "past_key_values"
 
 
 Masks = Mapping[str, Tensor | None]
@@ -124,7 +122,7 @@ def unpacked_masks(
             inputs_embeds=embeddings_bsd,
             attention_mask=padding_bs,
             position_ids=position_ids_bs,
-            **{cache_name(_MAKERS[kind]): cache},
+            **{CACHE: cache},
         )
         for kind in set(layer_kinds(config))
     }

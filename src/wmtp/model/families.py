@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 from wmtp.data.loader import Batch
 from wmtp.decode.cache import PositionCache
 from wmtp.errors import WMTPError, one_line
-from wmtp.model.attention import narrowed
+from wmtp.model.attention import CACHE, narrowed
 from wmtp.model.modeling import MTPForCausalLM, copy_head_0
 from wmtp.model.packed import next_token_hidden, packed_trunk
 from wmtp.model.twins import make_twin, with_heads
@@ -171,7 +171,7 @@ def _compare_dynamic_cache(learner: MTPForCausalLM, original: PreTrainedModel, d
     output = learner(input_ids=prompt, use_cache=True)
     read = [output.logits]
     for token in tokens:
-        output = learner(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
+        output = learner(input_ids=token, cache=output[CACHE], use_cache=True)
         read.append(output.logits)
     _same("generating with transformers' cache", torch.cat(read, 1), _logits(original, document))
 

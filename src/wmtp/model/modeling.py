@@ -22,7 +22,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from wmtp.errors import WMTPError
-from wmtp.model.attention import Masks, cache_name, layer_kinds, unpacked_masks
+from wmtp.model.attention import CACHE, Masks, layer_kinds, unpacked_masks
 
 
 class MTPConfig(PreTrainedConfig):
@@ -33,7 +33,7 @@ class MTPConfig(PreTrainedConfig):
     """
 
     model_type = "wmtp"
-    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012
+    keys_to_ignore_at_inference = [CACHE]  # noqa: RUF012
 
     def __init__(
         self, backbone: dict[str, Any] | PreTrainedConfig | None = None, heads: int = 1, **kwargs: Any
@@ -110,7 +110,6 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
             if not hasattr(self.model, part):
                 raise WMTPError(f"its {type(self.model).__name__} has no {part}")
         self._rotates_by_kind = "layer_type" in inspect.signature(self.model.rotary_emb.forward).parameters
-        self._cache_name = cache_name(self.model.layers[0].forward)
         self.embedding_scale = float(getattr(config.backbone, "embedding_multiplier", 1.0))
         self.logits_scale = logits_scale(config.backbone)
         self.post_init()
@@ -156,7 +155,7 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
             position_ids = torch.arange(seen, seen + ids_bs.shape[1], device=ids_bs.device)[None]
         if not isinstance(mask, Mapping):
             mask = unpacked_masks(self.config.backbone, hidden, mask, cache, position_ids)
-        common = {"position_ids": position_ids, self._cache_name: cache, "use_cache": cache is not None}
+        common = {"position_ids": position_ids, CACHE: cache, "use_cache": cache is not None}
         arguments = {
             kind: common
             | {
@@ -203,21 +202,26 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | Masks | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         labels: Tensor | None = None,
     ) -> CausalLMOutputWithPast:
-        """Next-token logits [B, S, V] of head 0; `labels` (unshifted) as in every causal model of transformers."""
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        trunk = self.trunk(input_ids, mask=attention_mask, position_ids=position_ids, cache=past_key_values)
+        """Next-token logits [B, S, V] of head 0; `labels` (unshifted) as in every causal model of transformers.
+
+        `cache` is the newer name of `past_key_values`.
+        """
+        cache = past_key_values if cache is None else cache
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
+        trunk = self.trunk(input_ids, mask=attention_mask, position_ids=position_ids, cache=cache)
         hidden = self.head(trunk, 0)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(hidden[:, keep])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1])
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **{CACHE: cache})
 
 
 AutoConfig.register("wmtp", MTPConfig)

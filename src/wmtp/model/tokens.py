@@ -2,16 +2,8 @@
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from wmtp.data.tokenizer import encode
+from wmtp.data.tokenizer import PROBES, encode, vocabulary_size
 from wmtp.errors import WMTPError, one_line
-
-PROBE = (
-    "def f(x):\n\treturn {'a': x ** 2}  # 2024, 3.14e-5\n\n",
-    "  Two  spaces, CamelCase and snake_case; DON'T stop!\r\n",
-    "naïve café, größer, “quotes” — and ½ of 10⁵",
-    "日本語の文 и русский текст, עברית, हिन्दी 🙂👩‍👩‍👧",
-    "<html>&amp;</html> \\n \x00 \u200b ",
-)
 
 
 def check_tokenizer(location: str, tokenizer: PreTrainedTokenizerFast, called: str) -> None:
@@ -25,19 +17,21 @@ def check_tokenizer(location: str, tokenizer: PreTrainedTokenizerFast, called: s
     Raises:
         WMTPError: there is none, or it gives other ids.
     """
-    ours = list(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
+    ours = list(tokenizer.convert_ids_to_tokens(list(range(vocabulary_size(tokenizer)))))
     remedy = "set data.tokenizer to its own, or give a model that was trained with the learner's"
     try:
         theirs = AutoTokenizer.from_pretrained(location, trust_remote_code=False)
-        tokens = list(theirs.convert_ids_to_tokens(list(range(min(len(theirs), len(ours))))))
-        ids = [theirs(text, add_special_tokens=False)["input_ids"] for text in PROBE]
+        tokens = list(theirs.convert_ids_to_tokens(list(range(min(vocabulary_size(theirs), len(ours))))))
+        ids = [
+            theirs(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] for text in PROBES
+        ]
     except Exception as error:  # other people's files raise whatever their content happens to spell
         raise WMTPError(
             f"{called}: has no tokenizer to compare with the learner's ({one_line(error)}); save its own beside it"
         ) from None
     if len(tokens) < len(ours):
         raise WMTPError(
-            f"{called}: its tokenizer of {len(theirs)} tokens is not the learner's of {len(ours)}; {remedy}"
+            f"{called}: its tokenizer of {len(tokens)} tokens is not the learner's of {len(ours)}; {remedy}"
         )
     for index, (their_token, our_token) in enumerate(zip(tokens, ours, strict=True)):
         if their_token != our_token:
@@ -50,7 +44,7 @@ def check_tokenizer(location: str, tokenizer: PreTrainedTokenizerFast, called: s
             f"{called}: its tokenizer is not the learner's: a text ends with id {theirs.eos_token_id} there and "
             f"{tokenizer.eos_token_id} here; {remedy}"
         )
-    for text, their_ids, our_ids in zip(PROBE, ids, encode(tokenizer, PROBE), strict=True):
+    for text, their_ids, our_ids in zip(PROBES, ids, encode(tokenizer, PROBES), strict=True):
         if list(their_ids) != our_ids:
             raise WMTPError(
                 f"{called}: its tokenizer is not the learner's: it reads {text!r} in other ids; {remedy}"
