@@ -60,7 +60,7 @@ class Protocol:
     cpu_seconds: float = 3.0
     wall_seconds: float = 30.0
     memory_mib: int = 512
-    output_mib: int = 1
+    output_mib: int = 16
     processes: int = 0
     split: str = "test"
     limit: int | None = None

@@ -4,6 +4,7 @@ import collections
 import enum
 import itertools
 import math
+import types
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from typing import NamedTuple
 
@@ -45,6 +46,34 @@ def canonical(value: object) -> object:
     if isinstance(value, list | tuple | Iterator | KeysView | ValuesView | ItemsView):
         return type(value), [canonical(element) for element in value]
     return repr(value)
+
+
+packed = st.one_of(
+    *(
+        st.lists(element, min_size=12, max_size=40)
+        for element in (
+            st.integers(),
+            st.integers(-130, 130),
+            st.floats(),
+            st.text(),
+            st.booleans() | st.integers(),
+        )
+    )
+)
+
+
+@given(packed, st.booleans())
+def test_long_lists_round_trip(value: list[object], as_tuple: bool) -> None:
+    sent = tuple(value) if as_tuple else value
+    assert canonical(decode(encode(sent, LIMIT))) == canonical(sent)
+    assert canonical(decode(encode({"x": [sent]}, LIMIT))) == canonical({"x": [sent]})
+
+
+@pytest.mark.parametrize("edge", [7, 15, 31, 63])
+def test_the_widths_of_packed_numbers(edge: int) -> None:
+    for extreme in (2**edge - 1, 2**edge, -(2**edge), -(2**edge) - 1):
+        value = [*range(20), extreme]
+        assert decode(encode(value, LIMIT)) == value
 
 
 @given(plain)
@@ -138,10 +167,10 @@ class Cursor:
         Cursor(),
         iter([object()]),
         {3: object()}.values(),
-        collections.Counter("aab"),
-        collections.deque([3]),
-        bytearray(b"3"),
+        collections.deque([object()]),
         bytearray,
+        collections.Counter,
+        types.SimpleNamespace(a=3),
         type,
         Subclassed,
         len,
@@ -192,7 +221,6 @@ class Table(dict[object, object]):
         (Length(0.5), 0.5),
         (Row([Point(1, 2)]), [(1, 2)]),
         (Table({Word.AN: Row()}), {"an": []}),
-        (collections.defaultdict(int, {1: 2}), {1: 2}),
     ],
 )
 def test_a_subclass_that_compares_as_its_base_arrives_as_the_base(value: object, expected: object) -> None:
@@ -201,20 +229,17 @@ def test_a_subclass_that_compares_as_its_base_arrives_as_the_base(value: object,
     assert value == expected == back
 
 
-def test_named_mappings_become_dicts() -> None:
-    kinds = (collections.Counter, collections.OrderedDict)
-    value = [collections.Counter("aab"), collections.OrderedDict(x=collections.Counter())]
-    back = decode(encode(value, LIMIT, kinds))
-    assert isinstance(back, list)
-    assert back == [{"a": 2, "b": 1}, {"x": {}}]
-    assert {type(part) for part in back} == {dict}
-    with pytest.raises(WireError, match="OrderedDict"):
-        encode(collections.OrderedDict(), LIMIT, (collections.Counter,))
-
-
 def test_size_is_bounded() -> None:
     assert len(encode("x" * 95, 100)) == 100
-    for value in ("x" * 96, b"x" * 96, list(range(50)), 1 << 800, {"x" * 50: "x" * 50}):
+    for value in (
+        "x" * 96,
+        b"x" * 96,
+        list(range(95)),
+        ["x"] * 20,
+        [0.5] * 13,
+        1 << 800,
+        {"x" * 50: "x" * 50},
+    ):
         with pytest.raises(WireError, match="larger than 100 bytes"):
             encode(value, 100)
     with pytest.raises(WireError, match="larger than 100 bytes"):
@@ -239,8 +264,18 @@ def test_depth_is_bounded_both_ways() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"S\x00\x00\x00\x01l\x00\x00\x00\x00",  # a set of a list
-        b"d\x00\x00\x00\x01N",  # a key without a value
+        b"S\x00\x00\x00\x08l\x00\x00\x00\x00l\x00\x00\x00\x01l\x00\x00\x00\x00",  # a set of a list
+        b"S\x00\x00\x00\x08l\x00\x00\x00\x01Nl\x00\x00\x00\x01N",  # a place that is no number
+        b"S\x00\x00\x00\x08l\x00\x00\x00\x00N",  # a set of no list
+        b"dl\x00\x00\x00\x01Nl\x00\x00\x00\x00",  # a key without a value
+        b"dl\x00\x00\x00\x00t\x00\x00\x00\x00",  # values that are no list
+        b"j\x00\x00\x00\x01",  # a short whole number
+        b"P\x00\x00\x00\x03xb\x00",  # no such packed sequence
+        b"P\x00\x00\x00\x03lx\x00",  # no such packing
+        b"P\x00\x00\x00\x03lh\x00",  # half a number
+        b"P\x00\x00\x00\x0bls\x00\x00\x00\x01\x00\x00\x00\x02x",  # texts shorter than they say
+        b"P\x00\x00\x00\x06ls\xff\xff\xff\xff",  # more texts than bytes
+        b"I\x00\x00\x00\x01N",  # an iterator over no list
         b"l\xff\xff\xff\xff",  # more elements than bytes
         b"s\x00\x00\x00\x01\xff",  # not UTF-8
         b"f\x00\x00\x00\x01\x00",  # a short float

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from wmtp.evaluate.sandbox.isolated import kernel
 from wmtp.evaluate.sandbox.isolated.paths import devices, readable_paths
+from wmtp.evaluate.sandbox.isolated.session import ENVIRONMENT
 
 _NAMESPACES = ("ipc", "pid", "net", "uts", "cgroup-try")
 _OWN_CODE = os.path.dirname(kernel.__file__)
@@ -21,6 +22,7 @@ def command(place: str, arguments: list[str], readable: Iterable[str] = ()) -> l
     """
     options = [f"--unshare-{name}" for name in _NAMESPACES]
     options += ["--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--cap-drop", "ALL"]
+    options += [word for name, value in ENVIRONMENT.items() for word in ("--setenv", name, value)]
     if kernel.can_change_user():  # in a namespace of users, no other user would exist
         options += [
             word for name in kernel.NEEDED_CAPABILITIES for word in ("--cap-add", f"CAP_{name.upper()}")

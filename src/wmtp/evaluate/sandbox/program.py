@@ -37,10 +37,12 @@ class Limits:
     """What one program may use.
 
     Attributes:
-        cpu_seconds: processor time, start of the interpreter included; rounded up to a whole second. Each case of a
-            `StdinProgram` or `CallProgram` has as much.
+        cpu_seconds: processor time, rounded up to a whole second. Each case of a `StdinProgram` or `CallProgram` has as
+            much, of a script with the start of the interpreter. What calls spend on taking arguments and on giving
+            results does not count.
         wall_seconds: from the start of a process to its last reply; each case has as much, all of them together the
-            sum. A loose limit: it has to hold on a busy machine.
+            sum. A loose limit: it has to hold on a busy machine. What does not count as processor time does not count
+            here, up to as much again.
         memory_mib: address space.
         file_mib: size of one file.
         open_files: file descriptors.
@@ -56,7 +58,7 @@ class Limits:
     file_mib: int = 1
     open_files: int = 32
     processes: int = 0
-    reply_bytes: int = 1 << 20
+    reply_bytes: int = 1 << 24
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -17,7 +17,7 @@ from wmtp.evaluate.sandbox.directories import remove_tree
 from wmtp.evaluate.sandbox.isolated import kernel, wire
 from wmtp.evaluate.sandbox.isolated.channel import Channel, ClosedError, DeadlineError, SizeError
 from wmtp.evaluate.sandbox.isolated.packages import readable_paths
-from wmtp.evaluate.sandbox.isolated.session import BOOT
+from wmtp.evaluate.sandbox.isolated.session import BOOT, ENVIRONMENT, ISOLATED
 from wmtp.evaluate.sandbox.levels import NAMESPACES
 
 _DIRECTORY = str(Path(__file__).parent)
@@ -66,7 +66,7 @@ class Server:
         self._place = tempfile.mkdtemp(prefix="wmtp-sandbox-")
         os.chmod(self._place, 0o711)
         number = str(threading.get_native_id())
-        arguments = ["-I", "-S", "-c", BOOT.format("server"), _DIRECTORY, number]
+        arguments = [*ISOLATED, "-c", BOOT.format("server"), _DIRECTORY, number]
         command = [sys.executable, *arguments]
         if level == NAMESPACES:
             command = bubblewrap.command(self._place, arguments, readable_paths(packages))
@@ -77,7 +77,7 @@ class Server:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 cwd="/",
-                env={},
+                env=ENVIRONMENT,
                 start_new_session=True,
             )
         except BaseException:  # Ctrl-C, too
@@ -85,8 +85,9 @@ class Server:
             raise
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self._deadline = float("inf")
         self._channel = Channel(
-            self._process.stdout.fileno(), self._process.stdin.fileno(), _MESSAGE_LIMIT, float("inf")
+            self._process.stdout.fileno(), self._process.stdin.fileno(), _MESSAGE_LIMIT, self._time_left
         )
         self._in_use = threading.RLock()
 
@@ -113,16 +114,24 @@ class Server:
                 self._remove(workdir)
             return report, is_good
 
+    def _time_left(self) -> float:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise DeadlineError
+        return left
+
     def _converse(self, request: bytes, wall_seconds: float) -> tuple[Report, bool]:
         said: dict[str, Any] = {}
-        self._channel.deadline = time.monotonic() + wall_seconds + _GRACE
+        self._deadline = time.monotonic() + wall_seconds + _GRACE
         try:
             self._channel.send(request)
             while "ended" not in said:
                 message: Any = wire.decode(self._channel.receive())
                 said[message[0]] = message[1:]
+                if message[0] == "extended":
+                    self._deadline += message[1]
                 if message[0] == "started":  # each case of a script has the time for itself
-                    self._channel.deadline = time.monotonic() + wall_seconds + _GRACE
+                    self._deadline = time.monotonic() + wall_seconds + _GRACE
         except DeadlineError:
             if "verdict" not in said and "started" in said:
                 return Report("timeout", f"no verdict within {wall_seconds:g} s"), False

@@ -34,7 +34,8 @@ def main(read_fd: int, write_fd: int) -> None:
     """Serve the judge at the other end of the two pipes until it closes them."""
     sys.argv[:] = ["solution.py"]
     sys.setrecursionlimit(sys.getrecursionlimit() + _OWN_DEPTH)
-    channel = Channel(read_fd, write_fd, _REQUEST_LIMIT, float("inf"))
+    os.environ.pop("PYTHONHASHSEED", None)
+    channel = Channel(read_fd, write_fd, _REQUEST_LIMIT)
     first: Any = wire.decode(channel.receive())
     plan, stdin = first
     if stdin is not None:
@@ -77,7 +78,6 @@ def _set_standard_input(text: str, workdir: str) -> None:
 
 def _run(code: str, channel: Channel) -> None:
     """Run a script whose standard output goes to the judge as it is."""
-    os.set_blocking(channel.write_fd, True)
     os.dup2(channel.write_fd, 1)
     channel.close()
     _renew_standard_output()
@@ -121,9 +121,9 @@ def _answer(
         elif operation == "test":
             reply = _test(module, code, *operands)
         else:
-            name, args, kwargs = operands
-            reply = ("value", module.__dict__[name](*args, **kwargs))
-        return wire.encode(reply, limit, _standard_mappings())
+            name, args, *kwargs = operands
+            reply = ("value", module.__dict__[name](*args, **(kwargs[0] if kwargs else {})))
+        return wire.encode(reply, limit)
     except wire.WireError as error:
         return wire.encode(("unsendable", str(error)), limit)
     except BaseException as error:  # an iterator's, too, which is read only now
@@ -149,12 +149,6 @@ def _test(
             kind, message, _ = _describe(error, code)
             return ("raised", position, kind, message, is_the_tests_own(error, theirs, demanded))
     return ("tested", token)
-
-
-def _standard_mappings() -> tuple[type, ...]:
-    """Equal to the dict that they hold; known only once the candidate has imported them."""
-    collections = sys.modules.get("collections")
-    return (collections.Counter, collections.OrderedDict) if collections else ()
 
 
 def _look_up(module: "ModuleType", name: str) -> tuple[object, ...]:

@@ -1,11 +1,17 @@
 """Length-prefixed messages over two pipes, with a deadline and a size limit for the side that does not trust."""
 
+from __future__ import annotations
+
 import os
 import select
-import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _HEADER = 4
 _CHUNK = 1 << 16
+"""As much as a pipe holds."""
 
 
 class ClosedError(Exception):
@@ -32,13 +38,20 @@ class Channel:
         read_fd: file descriptor to receive from.
         write_fd: file descriptor to send to.
         limit: largest message that is accepted, bytes.
-        deadline: moment (`time.monotonic()`, seconds) after which nothing is waited for; infinite for the candidate.
+        look: says for how many seconds the other side may be waited for before it is called again; raises
+            `DeadlineError` when it has had its time. None for the side that waits for ever.
     """
 
-    def __init__(self, read_fd: int, write_fd: int, limit: int, deadline: float) -> None:
-        self.read_fd, self.write_fd, self.limit, self.deadline = read_fd, write_fd, limit, deadline
-        os.set_blocking(read_fd, False)
-        os.set_blocking(write_fd, False)
+    def __init__(
+        self, read_fd: int, write_fd: int, limit: int, look: Callable[[], float] | None = None
+    ) -> None:
+        self.read_fd, self.write_fd, self.limit = read_fd, write_fd, limit
+        self._look = look or (lambda: float("inf"))
+        self._blocks = look is None
+        os.set_blocking(read_fd, self._blocks)
+        os.set_blocking(write_fd, self._blocks)
+        self._received = bytearray()
+        self._polls: dict[int, select.poll] = {}
 
     def send(self, message: bytes) -> None:
         """Send one message.
@@ -64,10 +77,14 @@ class Channel:
             SizeError: it announces more than `limit` bytes.
             DeadlineError: it did not arrive in time.
         """
-        size = int.from_bytes(self._read(_HEADER), "big")
+        self._read_until(_HEADER)
+        size = int.from_bytes(self._received[:_HEADER], "big")
         if size > self.limit:
             raise SizeError(f"a message of {size} bytes, over the limit of {self.limit}")
-        return self._read(size)
+        self._read_until(_HEADER + size)
+        message = bytes(memoryview(self._received)[_HEADER : _HEADER + size])
+        del self._received[: _HEADER + size]
+        return message
 
     def receive_rest(self) -> bytes:
         """Receive what comes, without a length in front, until the other side closes its end.
@@ -76,38 +93,38 @@ class Channel:
             SizeError: it sends more than `limit` bytes.
             DeadlineError: it did not close in time.
         """
-        data = bytearray()
-        while chunk := self._read_some(_CHUNK):
-            data += chunk
-            if len(data) > self.limit:
+        while chunk := self._read_some():
+            self._received += chunk
+            if len(self._received) > self.limit:
                 raise SizeError(f"more than {self.limit} bytes written")
-        return bytes(data)
+        return bytes(self._received)
 
     def close(self) -> None:
         """Close this end of both pipes."""
         os.close(self.read_fd)
         os.close(self.write_fd)
 
-    def _read(self, size: int) -> bytes:
-        data = bytearray()
-        while len(data) < size:
-            chunk = self._read_some(size - len(data))
+    def _read_until(self, size: int) -> None:
+        """Have at least so many bytes received."""
+        while len(self._received) < size:
+            chunk = self._read_some()
             if not chunk:
                 raise ClosedError
-            data += chunk
-        return bytes(data)
+            self._received += chunk
 
-    def _read_some(self, size: int) -> bytes:
+    def _read_some(self) -> bytes:
         while True:
-            try:
-                return os.read(self.read_fd, size)
-            except BlockingIOError:
+            if not self._blocks:
                 self._wait(self.read_fd, select.POLLIN)
+            try:
+                return os.read(self.read_fd, _CHUNK)
+            except BlockingIOError:
+                pass
 
     def _wait(self, fd: int, event: int) -> None:
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise DeadlineError
-        poll = select.poll()
-        poll.register(fd, event)
-        poll.poll(None if left == float("inf") else 1000 * left + 1)
+        if fd not in self._polls:
+            self._polls[fd] = select.poll()
+            self._polls[fd].register(fd, event)
+        left = self._look()
+        while not self._polls[fd].poll(None if left == float("inf") else 1000 * left + 1):
+            left = self._look()

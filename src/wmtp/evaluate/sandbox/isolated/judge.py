@@ -87,9 +87,11 @@ def conduct(request: Any, user: int | None, facts: dict[str, bool], report: Call
     plan = request["plan"]
     plan["judge"] = os.getpid()
     plan["user"] = user
+    is_script = "cases" in request and "function" not in request
+    plan["metered"] = kernel.LINUX and not is_script
 
     def start(plan: Any, stdin: str | None = None) -> Candidate:
-        candidate = Candidate(plan, sys.argv[1])
+        candidate = Candidate(plan, sys.argv[1], lambda seconds: report("extended", seconds))
         seen_from_outside = 0 if plan["level"] == "namespaces" else candidate.pid
         report("started", seen_from_outside, plan["user"] is not None or plan["level"] != "basic")
         try:

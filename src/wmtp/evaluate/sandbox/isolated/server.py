@@ -28,13 +28,14 @@ def main(number: int) -> None:
     """Read programs from standard input until it ends; report on what was standard output.
 
     Every report is a tuple: ("started", process id of the candidate as seen from outside, or 0 if that is not known,
-    whether it is unable to disturb its judge), ("verdict", the first fields of `Report`), or in its place
-    ("broken", message) if the judge met an error, and ("ended", exit code of the judge).
+    whether it is unable to disturb its judge), ("extended", seconds by which its deadline moves), ("verdict", the
+    first fields of `Report`), or in its place ("broken", message) if the judge met an error, and ("ended", exit code
+    of the judge).
 
     Args:
         number: see `unprivileged_id`.
     """
-    channel = Channel(*_take_over_pipes(), _MESSAGE_LIMIT, float("inf"))
+    channel = Channel(*_take_over_pipes(), _MESSAGE_LIMIT)
     signal.signal(signal.SIGTERM, _end)
     kernel.die_with_parent(signal.SIGTERM)
     kernel.protect_memory(True)

@@ -13,6 +13,7 @@ import time
 
 from . import kernel, wire
 from .channel import Channel, ClosedError, DeadlineError, SizeError
+from .meter import Meter, OverdueError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,6 +28,12 @@ BOOT = (
     "main(*map(int, sys.argv[2:]))"
 )
 """What `python -c` runs; its first argument is the directory that holds this package."""
+
+ISOLATED = ("-P", "-s", "-S")
+"""Options of every interpreter. `-I` would do the same, but for the one variable that is to be read."""
+
+ENVIRONMENT = {"PYTHONHASHSEED": "0"}
+"""Judge and candidate have one hash seed, so that a set has one order; always the same, so that a verdict is."""
 
 _SETTLE = 0.002
 _FIRST_LOOK = 0.0002
@@ -60,19 +67,20 @@ class Candidate:
     Args:
         plan: limits, working directory, user.
         directory: where the package `isolated` is.
+        extend: see `Meter`.
     """
 
-    def __init__(self, plan: Plan, directory: str) -> None:
+    def __init__(self, plan: Plan, directory: str, extend: Callable[[float], None]) -> None:
         requests, request_fd = os.pipe()
         reply_fd, replies = os.pipe()
         os.set_inheritable(requests, True)
         os.set_inheritable(replies, True)
-        arguments = ["-I", "-S", "-c", BOOT.format("candidate"), directory, str(requests), str(replies)]
+        arguments = [*ISOLATED, "-c", BOOT.format("candidate"), directory, str(requests), str(replies)]
         self.pid = _start(plan["workdir"], arguments)
         os.close(requests)
         os.close(replies)
-        deadline = time.monotonic() + plan["wall_seconds"]
-        self.channel = Channel(reply_fd, request_fd, plan["reply_bytes"], deadline)
+        self.meter = Meter(self.pid, plan, extend)
+        self.channel = Channel(reply_fd, request_fd, plan["reply_bytes"], self.meter.look)
         self.plan = plan
         self.failure: Failure | None = None
         self.gave_values = self.gave_modules = False
@@ -97,6 +105,7 @@ class Candidate:
             raise Unable(f"the candidate's process did not start: {failure.message}") from None
         if kind != "confined":
             raise Unable(f"the candidate's process could not be confined: {facts}")
+        self.meter.start()
         return facts  # type: ignore[no-any-return]
 
     def define(self, code: str) -> None:
@@ -119,7 +128,7 @@ class Candidate:
             written = self.channel.receive_rest().decode("utf-8", "surrogateescape")
         except (ClosedError, DeadlineError, SizeError) as error:
             self._lost(error)
-        ended = self._reap(self.channel.deadline)
+        ended = self._reap(self.meter.deadline)
         if ended is None:
             self._lost(DeadlineError())
         if ended[0] != 0:
@@ -187,7 +196,7 @@ class Candidate:
         """A function that has the candidate's of that name called."""
 
         def call(*args: object, **kwargs: object) -> object:
-            reply = self._ask("call", name, list(args), kwargs)
+            reply = self._ask("call", name, args, *([kwargs] if kwargs else []))
             if reply[0] != "value" or len(reply) != 2:
                 self._refuse(_call(name, args, kwargs), reply)
             self.gave_values = True
@@ -219,7 +228,10 @@ class Candidate:
 
     def _exchange(self, request: object) -> tuple[Any, ...]:
         try:
-            self.channel.send(wire.encode(request, _REQUEST_LIMIT))
+            started = time.perf_counter()
+            message = wire.encode(request, _REQUEST_LIMIT)
+            spent = time.perf_counter() - started
+            self.channel.send(message)
         except wire.ForeignError as error:
             candidates_own = any(error.value is stand_in for stand_in in self._stand_ins)
             self.fail("failed" if candidates_own else MUST_BE_INSIDE, f"the tests pass a value {error}")
@@ -228,9 +240,15 @@ class Candidate:
         except (ClosedError, DeadlineError, SizeError) as error:
             self._lost(error)
         try:
-            reply = wire.decode(self.channel.receive())
+            message = self.channel.receive()
+            started = time.perf_counter()
+            reply = wire.decode(message)
+            self.meter.credit(spent + time.perf_counter() - started)
+            self.meter.look()
         except wire.WireError as error:
             self.fail("failed", f"a malformed reply: {error}")
+        except MemoryError:
+            self.fail("failed", "a reply that fills the memory")
         except (ClosedError, DeadlineError, SizeError) as error:
             self._lost(error)
         if type(reply) is not tuple or not reply:
@@ -239,6 +257,8 @@ class Candidate:
 
     def _lost(self, error: Exception) -> NoReturn:
         """No reply: find out why."""
+        if isinstance(error, OverdueError):
+            self.fail("timeout", f"used up {self.plan['cpu_seconds']:g} s of CPU time")
         if isinstance(error, DeadlineError):
             self.fail("timeout", "not done before the wall-clock limit")
         if isinstance(error, SizeError):
@@ -286,7 +306,7 @@ class Candidate:
 def _start(workdir: str, arguments: list[str]) -> int:
     """Start an interpreter with nothing on its standard descriptors, and with the inheritable others."""
     null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
-    environment = {"HOME": workdir, "TMPDIR": workdir}
+    environment = ENVIRONMENT | {"HOME": workdir, "TMPDIR": workdir}
     return os.posix_spawn(sys.executable, [sys.executable, *arguments], environment, file_actions=null)
 
 

@@ -1,15 +1,20 @@
-"""Plain built-in values as bytes, and back: the only thing that crosses between judge and candidate.
+"""Plain values as bytes, and back: the only thing that crosses between judge and candidate.
 
 `pickle` runs code and `marshal` may crash on hostile bytes; this decoder builds the listed types and nothing else.
 A value is one tag byte, for most types a length or count (4 bytes, big-endian), then the payload or the elements; a
-dict is keys and values in turn, a range its start, stop and step.
+dict is two lists, a set the size of its table and two lists, a range its start, stop and step. Long lists and tuples
+of whole numbers, floats or texts alone are packed.
 A value of a subclass that compares by its base's `__eq__` (a named tuple, an `IntEnum`) is sent as its base's; one
 with an `__eq__` of its own cannot be encoded.
 """
 
 from __future__ import annotations
 
+import itertools
+import operator
 import struct
+
+from . import sets, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,15 +25,13 @@ MAX_DEPTH = 150
 """Deepest nesting of containers; a value that contains itself exceeds it."""
 
 _LENGTH = struct.Struct(">I")
+_HEAD = struct.Struct(">cI")
+_INT = struct.Struct(">q")
 _FLOAT = struct.Struct(">d")
 _COMPLEX = struct.Struct(">dd")
-
-_SINGLETONS = {b"N": None, b"T": True, b"F": False}
-
-
-def _dict(parts: list[Any]) -> dict[Any, Any]:
-    return dict(zip(parts[::2], parts[1::2], strict=True))
-
+_PACKED_FROM = 16
+_PIECE = 4096
+_WIDTHS = ((b"b", 7), (b"h", 15), (b"i", 31), (b"q", 63))
 
 ITERATOR: type = type(iter([]))
 """What all iterators are on the other side, read to their end before they are sent."""
@@ -36,25 +39,6 @@ ITERATOR: type = type(iter([]))
 _KEYS: type = type({}.keys())
 _VALUES: type = type({}.values())
 _ITEMS: type = type({}.items())
-
-_CONTAINERS: dict[type, tuple[bytes, Callable[[Any], Iterable[object]], Callable[[list[Any]], object]]] = {
-    list: (b"l", iter, list),
-    tuple: (b"t", iter, tuple),
-    set: (b"S", iter, set),
-    frozenset: (b"z", iter, frozenset),
-    dict: (b"d", lambda value: (part for item in dict.items(value) for part in item), _dict),
-    range: (b"r", lambda value: (value.start, value.stop, value.step), lambda parts: range(*parts)),
-    _KEYS: (b"k", iter, lambda parts: dict.fromkeys(parts).keys()),
-    _VALUES: (b"v", iter, lambda parts: dict(enumerate(parts)).values()),
-    _ITEMS: (b"p", iter, lambda parts: dict(parts).items()),
-    ITERATOR: (b"I", iter, iter),
-}
-"""Tag, what is sent, and how the value is made of it."""
-
-_BUILDERS = {tag: build for tag, _, build in _CONTAINERS.values()}
-_ATOMS = (int, float, complex, str, bytes)
-_BASES = (*_ATOMS, list, tuple, set, frozenset, dict)
-_PLAIN = frozenset({*_ATOMS, *_CONTAINERS, type})
 _TYPES = (bool, bytes, complex, dict, float, frozenset, int, list, set, str, tuple, type(None))
 _NAME_OF_TYPE: dict[type, bytes] = {kind: kind.__name__.encode() for kind in _TYPES}
 _TYPE_OF_NAME = {name: kind for kind, name in _NAME_OF_TYPE.items()}
@@ -72,21 +56,19 @@ class ForeignError(WireError):
         self.value = value
 
 
-def encode(value: object, limit: int, as_dict: tuple[type, ...] = ()) -> bytes:
+def encode(value: object, limit: int) -> bytes:
     """Encode a plain value.
 
     Args:
         value: None, bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset, range, a dict's views,
-            iterators, nested at will, and the types up to frozenset themselves.
+            iterators, the types that `values` knows, nested at will, and the types up to frozenset themselves.
         limit: largest size of the result, bytes.
-        as_dict: subclasses of dict with an `__eq__` of their own that are sent as the dict they hold.
 
     Raises:
-        WireError: another type, nesting beyond `MAX_DEPTH`, or more than `limit` bytes.
+        ForeignError: another type.
+        WireError: nesting beyond `MAX_DEPTH`, or more than `limit` bytes.
     """
-    out = bytearray()
-    _write(out, value, limit, as_dict, 0)
-    return bytes(out)
+    return bytes(_Writer(limit).written(value))
 
 
 def decode(data: bytes) -> object:
@@ -95,112 +77,291 @@ def decode(data: bytes) -> object:
     Raises:
         WireError: the bytes are not exactly one encoded value.
     """
-    value, end = _read(data, 0, 0)
+    try:
+        value, end = _read(data, 0, 0)
+    except WireError:
+        raise
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        struct.error,
+    ) as error:  # cut off, no such tag, an unhashable element
+        raise WireError(f"damaged: {type(error).__name__}: {error}") from None
     if end != len(data):
         raise WireError(f"{len(data) - end} bytes after the value")
     return value
 
 
-def _write(out: bytearray, value: Any, limit: int, as_dict: tuple[type, ...], depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise WireError(f"nested more than {MAX_DEPTH} deep, or containing itself")
-    if value is None or value is True or value is False:
-        out += b"N" if value is None else b"T" if value is True else b"F"
-        return
-    kind = type(value)
-    if kind not in _PLAIN:
-        plain = _plain_kind(kind, as_dict)
-        if plain is None:
-            raise ForeignError(value, kind)
-        kind = plain
-    if kind in _CONTAINERS:
-        tag, parts, _ = _CONTAINERS[kind]
-        head = len(out)
-        out += tag + _LENGTH.pack(0)
-        count = 0
-        for part in parts(value):
-            _write(out, part, limit, as_dict, depth + 1)
+class _Writer:
+    """What is written so far, and where it has to end."""
+
+    def __init__(self, limit: int) -> None:
+        self.out = bytearray()
+        self.limit = limit
+
+    def written(self, value: object) -> bytearray:
+        self.write(value, 0)
+        return self.out
+
+    def write(self, value: Any, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise WireError(f"nested more than {MAX_DEPTH} deep, or containing itself")
+        kind = type(value)
+        write = _WRITERS.get(kind)
+        if write is None:
+            self._write_foreign(value, kind, depth)
+        else:
+            write(self, value, depth)
+        if len(self.out) > self.limit:
+            self.check()
+
+    def check(self, more: int = 0) -> None:
+        if len(self.out) + more > self.limit:
+            raise WireError(f"larger than {self.limit} bytes")
+
+    def atom(self, tag: bytes, payload: bytes) -> None:
+        self.out += _HEAD.pack(tag, len(payload))
+        self.out += payload
+
+    def parts(self, tag: bytes, parts: Iterable[object], depth: int) -> None:
+        """Write a container; elements are counted as they come, since some are made only now."""
+        head = len(self.out)
+        self.out += tag + b"\0\0\0\0"
+        count, write, deeper = 0, self.write, depth + 1
+        for part in parts:
+            write(part, deeper)
             count += 1
-        _LENGTH.pack_into(out, head + 1, count)
-    else:
-        if kind in (str, bytes) and len(value) > limit:  # before copying it
-            raise WireError(f"larger than {limit} bytes")
-        tag, payload = _atom(value, kind)
-        out += tag + _LENGTH.pack(len(payload)) + payload
-    if len(out) > limit:
-        raise WireError(f"larger than {limit} bytes")
+        _LENGTH.pack_into(self.out, head + 1, count)
+
+    def sequence(self, tag: bytes, value: Any, depth: int) -> None:
+        """Write a list or tuple, packed if it is long and of one type."""
+        if len(value) < _PACKED_FROM or not self._pack(tag, value):
+            self.parts(tag, value, depth)
+
+    def _pack(self, tag: bytes, value: Any) -> bool:
+        kinds = set(map(type, value))
+        self.check(len(value) if len(kinds) == 1 else 0)
+        if kinds == {int}:
+            bits = max(max(value).bit_length(), (~min(value)).bit_length())
+            code = next((code for code, width in _WIDTHS if bits <= width), b"")
+            if code:
+                self.atom(b"P", tag + code + struct.pack(f">{len(value)}{code.decode()}", *value))
+            return bool(code)
+        if kinds == {float}:
+            self.atom(b"P", tag + b"d" + struct.pack(f">{len(value)}d", *value))
+            return True
+        if kinds == {str}:
+            text = "".join(value)
+            self.check(len(text))
+            lengths = struct.pack(f">{len(value)}I", *map(len, value))
+            self.atom(
+                b"P", tag + b"s" + _LENGTH.pack(len(value)) + lengths + text.encode("utf-8", "surrogatepass")
+            )
+            return True
+        return False
+
+    def iterator(self, value: Any, depth: int) -> None:
+        pieces = iter(lambda: list(itertools.islice(value, _PIECE)), [])
+        head = len(self.out)
+        self.out += b"I\0\0\0\0"
+        count = 0
+        for piece in pieces:
+            self.sequence(b"l", piece, depth)
+            self.check()
+            count += 1
+        _LENGTH.pack_into(self.out, head + 1, count)
+
+    def as_set(self, tag: bytes, value: Any, kind: type, depth: int) -> None:
+        size, taken, elements = sets.take_apart(value, kind)
+        self.out += _HEAD.pack(tag, size)
+        self.sequence(b"l", taken, depth)
+        self.sequence(b"l", elements, depth)
+
+    def as_dict(self, value: Any, depth: int) -> None:
+        self.out += b"d"
+        self.sequence(b"l", list(dict.keys(value)), depth)
+        self.sequence(b"l", list(dict.values(value)), depth)
+
+    def as_type(self, value: Any) -> None:
+        if value not in _NAME_OF_TYPE:
+            raise ForeignError(value, type(value))
+        self.atom(b"y", _NAME_OF_TYPE[value])
+
+    def text(self, value: Any) -> None:
+        if len(value) > self.limit:  # before copying it
+            self.check(len(value))
+        payload = str.encode(value, "utf-8", "surrogatepass")
+        self.out += _HEAD.pack(b"s", len(payload)) + payload
+
+    def binary(self, value: Any) -> None:
+        self.check(len(value))
+        self.atom(b"b", value)
+
+    def _write_foreign(self, value: Any, kind: Any, depth: int) -> None:
+        """Write as what another type compares as: the nearest base that has the same `__eq__`."""
+        for base in kind.__mro__[:-1]:
+            if base.__eq__ is kind.__eq__ and (key := values.standard_type(base)) is not None:
+                self.parts(b"o", values.parts_of(value, key), depth)
+                return
+            if base in _BASES and base.__eq__ is kind.__eq__:
+                _WRITERS[base](self, value, depth)
+                return
+        if not hasattr(kind, "__next__") or kind.__eq__ is not object.__eq__:
+            raise ForeignError(value, kind)
+        self.iterator(value, depth)
 
 
-def _plain_kind(kind: Any, as_dict: tuple[type, ...]) -> type | None:
-    """The plain type as which the values of another one are sent; None if there is none."""
-    if kind in as_dict:
-        return dict
-    for base in _BASES:
-        if issubclass(kind, base) and kind.__eq__ is base.__eq__:
-            return base
-    if hasattr(kind, "__next__") and kind.__eq__ is object.__eq__:
-        return ITERATOR
-    return None
+def _write_int(writer: _Writer, value: Any, _: int) -> None:
+    try:
+        writer.out += b"j" + _INT.pack(value)
+    except struct.error:
+        _write_long(writer, value)
 
 
-def _atom(value: Any, kind: type) -> tuple[bytes, bytes]:
-    if kind is int:
-        return b"i", int.to_bytes(value, (int.bit_length(value) + 8) // 8, "big", signed=True)
-    if kind is float:
-        return b"f", _FLOAT.pack(value)
-    if kind is complex:
-        return b"c", _COMPLEX.pack(value.real, value.imag)
-    if kind is str:
-        return b"s", str.encode(value, "utf-8", "surrogatepass")
-    if kind is bytes:
-        return b"b", value
-    if value in _NAME_OF_TYPE:
-        return b"y", _NAME_OF_TYPE[value]
-    raise ForeignError(value, kind)
+def _write_long(writer: _Writer, value: int) -> None:
+    writer.atom(b"i", int.to_bytes(value, (int.bit_length(value) + 8) // 8, "big", signed=True))
 
 
-def _read(data: bytes, at: int, depth: int) -> tuple[object, int]:
-    if depth > MAX_DEPTH:
-        raise WireError(f"nested more than {MAX_DEPTH} deep")
-    tag = data[at : at + 1]
-    if tag in _SINGLETONS:
-        return _SINGLETONS[tag], at + 1
-    header = data[at + 1 : at + 5]
-    if len(header) != 4:
+_WRITERS: dict[type, Callable[[_Writer, Any, int], None]] = {
+    type(None): lambda writer, _, __: writer.out.extend(b"N"),
+    bool: lambda writer, value, _: writer.out.extend(b"T" if value else b"F"),
+    int: _write_int,
+    float: lambda writer, value, _: writer.out.extend(b"f" + _FLOAT.pack(value)),
+    complex: lambda writer, value, _: writer.out.extend(b"c" + _COMPLEX.pack(value.real, value.imag)),
+    str: lambda writer, value, _: writer.text(value),
+    bytes: lambda writer, value, _: writer.binary(value),
+    type: lambda writer, value, _: writer.as_type(value),
+    list: lambda writer, value, depth: writer.sequence(b"l", value, depth),
+    tuple: lambda writer, value, depth: writer.sequence(b"t", value, depth),
+    dict: lambda writer, value, depth: writer.as_dict(value, depth),
+    set: lambda writer, value, depth: writer.as_set(b"S", value, set, depth),
+    frozenset: lambda writer, value, depth: writer.as_set(b"z", value, frozenset, depth),
+    range: lambda writer, value, depth: writer.parts(b"r", (value.start, value.stop, value.step), depth),
+    _KEYS: lambda writer, value, depth: writer.parts(b"k", value, depth),
+    _VALUES: lambda writer, value, depth: writer.parts(b"v", value, depth),
+    _ITEMS: lambda writer, value, depth: writer.parts(b"p", value, depth),
+    ITERATOR: lambda writer, value, depth: writer.iterator(value, depth),
+}
+_BASES = frozenset({int, float, complex, str, bytes, list, tuple, set, frozenset, dict})
+
+_BUILDERS: dict[str, Callable[[list[Any]], object]] = {
+    "l": list,
+    "t": tuple,
+    "r": lambda parts: range(*parts),
+    "k": lambda parts: dict.fromkeys(parts).keys(),
+    "v": lambda parts: dict(enumerate(parts)).values(),
+    "p": lambda parts: dict(parts).items(),
+    "o": lambda parts: values.build(tuple(parts)),
+}
+
+
+def _read(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+    value, end = _READERS[data[at]](data, at + 1, depth)
+    return value, end
+
+
+def _size(data: bytes, at: int) -> tuple[int, int]:
+    """A count or length at a position, and the position after it."""
+    (size,) = _LENGTH.unpack_from(data, at)
+    if size > len(data) - at:  # an element takes a byte or more, so this bounds counts too
         raise WireError("cut off")
-    size, start = int.from_bytes(header, "big"), at + 5
-    if size > len(data) - start:  # an element takes a byte or more, so this bounds counts too
-        raise WireError("cut off")
-    if tag in _BUILDERS:
-        return _read_container(data, tag, size, start, depth)
-    return _read_atom(tag, data[start : start + size]), start + size
+    return size, at + _LENGTH.size
 
 
-def _read_container(data: bytes, tag: bytes, size: int, at: int, depth: int) -> tuple[object, int]:
-    elements = []
+def _parts_reader(build: Callable[[list[Any]], object]) -> Any:
+    def read(data: bytes, at: int, depth: int) -> tuple[object, int]:
+        if depth > MAX_DEPTH:
+            raise WireError(f"nested more than {MAX_DEPTH} deep")
+        size, at = _size(data, at)
+        elements = []
+        deeper = depth + 1
+        for _ in range(size):
+            element, at = _READERS[data[at]](data, at + 1, deeper)
+            elements.append(element)
+        return build(elements), at
+
+    return read
+
+
+def _payload_reader(build: Callable[[bytes], object]) -> Any:
+    def read(data: bytes, at: int, _: int) -> tuple[object, int]:
+        size, at = _size(data, at)
+        if size > len(data) - at:
+            raise WireError("cut off")
+        return build(data[at : at + size]), at + size
+
+    return read
+
+
+def _set_reader(kind: type) -> Any:
+    def read(data: bytes, at: int, depth: int) -> tuple[object, int]:
+        (size,) = _LENGTH.unpack_from(data, at)
+        taken, middle = _read_list(data, at + _LENGTH.size, depth)
+        elements, end = _read_list(data, middle, depth)
+        return sets.build(kind, size, list(map(operator.index, taken)), elements), end
+
+    return read
+
+
+def _read_dict(data: bytes, at: int, depth: int) -> tuple[object, int]:
+    keys, middle = _read_list(data, at, depth)
+    items, end = _read_list(data, middle, depth)
+    return dict(zip(keys, items, strict=True)), end
+
+
+def _read_iterator(data: bytes, at: int, depth: int) -> tuple[object, int]:
+    size, at = _size(data, at)
+    elements: list[object] = []
     for _ in range(size):
-        element, at = _read(data, at, depth + 1)
-        elements.append(element)
-    try:
-        return _BUILDERS[tag](elements), at
-    except (TypeError, ValueError) as error:  # an unhashable element, a key without a value
-        raise WireError(str(error)) from None
+        piece, at = _read_list(data, at, depth)
+        elements += piece
+    return iter(elements), at
 
 
-def _read_atom(tag: bytes, payload: bytes) -> object:
-    try:
-        if tag == b"i":
-            return int.from_bytes(payload, "big", signed=True)
-        if tag == b"f":
-            return _FLOAT.unpack(payload)[0]
-        if tag == b"c":
-            return complex(*_COMPLEX.unpack(payload))
-        if tag == b"s":
-            return payload.decode("utf-8", "surrogatepass")
-        if tag == b"b":
-            return payload
-        if tag == b"y":
-            return _TYPE_OF_NAME[payload]
-    except (struct.error, UnicodeDecodeError, KeyError) as error:
-        raise WireError(f"damaged: {error}") from None
-    raise WireError(f"unknown tag {tag!r}")
+def _read_list(data: bytes, at: int, depth: int) -> tuple[list[Any], int]:
+    """A part of another value that has to be a list."""
+    value, end = _read(data, at, depth) if data[at : at + 1] in (b"l", b"P") else (None, at)
+    if type(value) is not list:
+        raise WireError("no list where one has to be")
+    return value, end
+
+
+def _unpack(payload: bytes) -> object:
+    """A packed list or tuple."""
+    build = {b"l": list, b"t": tuple}[payload[:1]]
+    code, body = payload[1:2], payload[2:]
+    if code == b"s":
+        (count,) = _LENGTH.unpack_from(body)
+        start = _LENGTH.size * (1 + count)
+        ends = list(itertools.accumulate(struct.unpack(f">{count}I", body[_LENGTH.size : start])))
+        text = body[start:].decode("utf-8", "surrogatepass")
+        if not ends or ends[-1] != len(text):
+            raise WireError("texts of another length")
+        return build([text[a:b] for a, b in zip([0, *ends], ends, strict=False)])
+    size = {b"b": 1, b"h": 2, b"i": 4, b"q": 8, b"d": 8}[code]
+    return build(struct.unpack(f">{len(body) // size}{code.decode()}", body))
+
+
+_READERS: dict[int, Any] = {
+    ord(tag): reader
+    for tag, reader in {
+        "N": lambda _, at, __: (None, at),
+        "T": lambda _, at, __: (True, at),
+        "F": lambda _, at, __: (False, at),
+        "j": lambda data, at, _: (_INT.unpack_from(data, at)[0], at + _INT.size),
+        "f": lambda data, at, _: (_FLOAT.unpack_from(data, at)[0], at + _FLOAT.size),
+        "c": lambda data, at, _: (complex(*_COMPLEX.unpack_from(data, at)), at + _COMPLEX.size),
+        "i": _payload_reader(lambda payload: int.from_bytes(payload, "big", signed=True)),
+        "s": _payload_reader(lambda payload: payload.decode("utf-8", "surrogatepass")),
+        "b": _payload_reader(bytes),
+        "y": _payload_reader(lambda payload: _TYPE_OF_NAME[payload]),
+        "P": _payload_reader(_unpack),
+        "S": _set_reader(set),
+        "z": _set_reader(frozenset),
+        "d": _read_dict,
+        "I": _read_iterator,
+        **{tag: _parts_reader(build) for tag, build in _BUILDERS.items()},
+    }.items()
+}
+"""By tag. What is damaged raises whatever it raises; `decode` says what it was."""
