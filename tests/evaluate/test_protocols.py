@@ -128,7 +128,7 @@ def test_every_protocols_facts(protocol: Any) -> None:
     )
     limits = (protocol.cpu_seconds, protocol.wall_seconds, protocol.memory_mib, protocol.processes)
     assert limits == LIMITS[protocol.task]
-    output_mib = 64 if protocol.name == "evalplus" else 1
+    output_mib = 64 if protocol.name == "evalplus" else 16
     assert (protocol.split, protocol.limit, protocol.output_mib) == ("test", None, output_mib)
     assert (protocol.start_date, protocol.end_date) == (None, None)
     is_chat = protocol.name == "chat"

@@ -1,5 +1,7 @@
 """The cost of the wire is not the candidate's."""
 
+import sys
+
 import pytest
 
 from wmtp.evaluate.sandbox import Execution, Limits, Program, Verdict, execute
@@ -54,3 +56,11 @@ def test_time_is_counted_over_all_calls() -> None:
     execution = judge(code, "for i in range(400): f(i)", cpu_seconds=1, wall_seconds=60)
     assert execution.verdict is Verdict.TIMEOUT
     assert execution.seconds < 15
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux refuses it")
+def test_no_other_program_runs_at_basic() -> None:
+    code = "import os\ndef f():\n    os.execv('/bin/sh', ['sh', '-c', 'exit 7'])"
+    execution = execute(Program("x", code, ("f()",)), Limits(), "basic")
+    assert execution.verdict is Verdict.FAILED
+    assert "raised BlockingIOError" in execution.message

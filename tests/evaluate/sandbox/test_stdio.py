@@ -92,7 +92,7 @@ def test_only_status_0_passes(code: str, message: str) -> None:
 def test_output_is_bounded_beyond_what_is_expected() -> None:
     execution = judge("while True: print('2' * 10_000)", ("1", "2"))
     assert execution.verdict is Verdict.FAILED
-    assert f"more than {(1 << 20) + 16} bytes" in execution.message
+    assert f"more than {(1 << 24) + 16} bytes" in execution.message
     small = Limits(reply_bytes=1000)
     assert judge("print(1, ' ' * 900)", ("1", "1"), limits=small).verdict is Verdict.PASSED
     assert judge("print(1, ' ' * 1100)", ("1", "1"), limits=small).verdict is Verdict.FAILED

@@ -37,8 +37,8 @@ class Limits:
     """What one program may use.
 
     Attributes:
-        cpu_seconds: processor time, rounded up to a whole second. Each case of a `StdinProgram` or `CallProgram` has as
-            much, of a script with the start of the interpreter. What calls spend on taking arguments and on giving
+        cpu_seconds: processor time, rounded up to a whole second. Each case of a `StdinProgram` or `CallProgram` has
+            as much, of a script with the start of the interpreter. What calls spend on taking arguments and on giving
             results does not count.
         wall_seconds: from the start of a process to its last reply; each case has as much, all of them together the
             sum. A loose limit: it has to hold on a busy machine. What does not count as processor time does not count
