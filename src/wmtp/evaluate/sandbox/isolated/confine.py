@@ -60,15 +60,10 @@ def confine(plan: Plan) -> dict[str, bool]:
     rules = landlock.ruleset(_rights(plan["packages"])) if by_kernel else None
     threads = _THREADS if by_kernel else 0  # without a filter, they could as well be processes
     companions = 2 if plan["level"] == "namespaces" and plan["user"] is None else 0  # server and judge
-    itself = (
-        1 if by_kernel or plan["processes"] else 0
-    )  # one process too many for its user may not run programs
-    _limit(plan, plan["processes"] + itself + threads + companions, spent_seconds)
+    _limit(plan, plan["processes"] + 1 + threads + companions, spent_seconds)
     no_new_privileges = kernel.no_new_privileges()
     if plan["user"] is not None:
         _become(plan["user"])
-    else:
-        os.setreuid(os.getuid(), os.getuid())  # the kernel counts a user's processes when it is set
     facts = {
         "separate_user": plan["user"] is not None,
         "no_capabilities": os.geteuid() != 0 or kernel.drop_capabilities(),
