@@ -120,7 +120,7 @@ def test_mutants_never_score_higher_than_in_a_plain_process() -> None:
         for program, execution in zip(programs, here, strict=True)
         if execution.verdict is Verdict.PASSED
         and not passes_plainly(
-            "\n".join([program.code, "candidate = " + program.entry_point, *program.tests]), 4
+            "\n".join([program.code, program.setup, f"candidate = {program.entry_point}", *program.tests]), 4
         )
     ]
     assert too_high == []

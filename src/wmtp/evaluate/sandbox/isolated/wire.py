@@ -11,7 +11,6 @@ with an `__eq__` of its own cannot be encoded.
 from __future__ import annotations
 
 import itertools
-import operator
 import struct
 
 from . import sets, values
@@ -299,7 +298,7 @@ def _set_reader(kind: type) -> Any:
         (size,) = _LENGTH.unpack_from(data, at)
         taken, middle = _read_list(data, at + _LENGTH.size, depth)
         elements, end = _read_list(data, middle, depth)
-        return sets.build(kind, size, list(map(operator.index, taken)), elements), end
+        return sets.build(kind, size, taken, elements), end
 
     return read
 
