@@ -6,6 +6,7 @@ prints where they differ, of that many mutants of the reference solutions in FOL
 MbppPlus.jsonl.gz, with mbpp).
 """
 
+import ast
 import gzip
 import json
 import os
@@ -46,7 +47,7 @@ def changed_solutions(rows: Iterable[dict[str, Any]], count: int) -> Iterator[tu
     """Task id and whole program of mutants, one of each problem in turn, every problem's own solution first."""
     rows = list(rows)
     yield from ((row["task_id"], row["prompt"] + row["canonical_solution"]) for row in rows)
-    left = [(row["task_id"], mutants(row["prompt"] + row["canonical_solution"])) for row in rows]
+    left = [(row["task_id"], _working(row["prompt"] + row["canonical_solution"])) for row in rows]
     while count and left:
         for task_id, programs in list(left):
             program = next(programs, None)
@@ -55,6 +56,24 @@ def changed_solutions(rows: Iterable[dict[str, Any]], count: int) -> Iterator[tu
             elif count:
                 count -= 1
                 yield task_id, program
+
+
+def _working(source: str) -> Iterator[str]:
+    """Mutants in which more than a docstring has changed."""
+    return (
+        mutant for mutant in mutants(source) if _without_docstrings(mutant) != _without_docstrings(source)
+    )
+
+
+def _without_docstrings(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef)
+            and ast.get_docstring(node) is not None
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(tree)
 
 
 def ours(path: Path, benchmark: str, programs: Sequence[tuple[str, str]], seconds: float) -> list[Outcome]:
