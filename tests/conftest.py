@@ -15,8 +15,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A busy machine is no failure, and CI should not fail by luck.
 settings.register_profile("wmtp", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("wmtp")
-# A shell's background jobs ignore Ctrl-C, and so would the processes that tests interrupt.
+# A shell's background jobs ignore Ctrl-C, and nohup's a hang-up; so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -52,6 +52,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     """Fewer tokens than any small model has."""
     pieces = [*"abcdefgh", "<end>"]
     backend = Tokenizer(models.BPE({piece: index for index, piece in enumerate(pieces)}, []))
+    backend.normalizer = normalizers.NFC()  # as the class that transformers takes for qwen2 has it
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
