@@ -371,6 +371,7 @@ TINYCODE: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_results_of_two_protocols_apart(
     make_recipe: Callable[..., Recipe],
     config: Config,

@@ -85,6 +85,7 @@ def replay(model: MTPForCausalLM, prompts: Prompts, heads: int) -> tuple[int, in
     eos_ids=st.sampled_from([(), (0,), (0, 3)]),
     batch_size=st.integers(1, 3),
 )
+@pytest.mark.slow
 def test_counts_are_those_of_replayed_blocks(
     ids: list[list[int]],
     heads: int,
@@ -137,6 +138,7 @@ def test_every_way_is_repeated_in_turn_and_the_median_of_the_pairs_counts(
     assert first.ratio == 10 / 11  # of 4/5, 9/8 and 10/11
 
 
+@pytest.mark.slow
 def test_differences_are_counted_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half precision leaves near-ties where logits lie close together; a token that is far off is none.
 

@@ -68,6 +68,7 @@ def test_what_is_no_answer(code: str, message: str) -> None:
     assert message in execution.message
 
 
+@pytest.mark.slow
 def test_calls_leave_each_other_nothing_and_have_the_time_for_themselves() -> None:
     code = """
 import time

@@ -88,6 +88,7 @@ def test_nothing_is_left(outcomes: dict[str, Execution], place: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["forks", "daemon that keeps the pipe", "starts a shell", "threads"])
+@pytest.mark.slow
 def test_descendants_die_even_where_they_are_allowed(name: str, place: Path, level: str) -> None:
     allowing = Limits(cpu_seconds=1, wall_seconds=2, memory_mib=256, processes=6)
     started = time.monotonic()

@@ -233,6 +233,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("level", levels.LEVELS)
+@pytest.mark.slow
 def test_ends_read_alike_at_every_level(level: str) -> None:
     facts = describe(level)
     if not facts["works"]:

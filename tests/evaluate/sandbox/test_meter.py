@@ -42,6 +42,7 @@ def test_nested_values() -> None:
         "return iter(burn, 0)",
     ],
 )
+@pytest.mark.slow
 def test_the_candidates_own_time_is_counted(body: str) -> None:
     code = f"def burn():\n    while True: pass\ndef f(x):\n    {body}"
     execution = judge(code, "f(1)", cpu_seconds=1, wall_seconds=20)
@@ -51,6 +52,7 @@ def test_the_candidates_own_time_is_counted(body: str) -> None:
     assert execution.seconds < 15
 
 
+@pytest.mark.slow
 def test_time_is_counted_over_all_calls() -> None:
     code = "import time\ndef f(x):\n    end = time.process_time() + 0.05\n    while time.process_time() < end: pass"
     execution = judge(code, "for i in range(400): f(i)", cpu_seconds=1, wall_seconds=60)

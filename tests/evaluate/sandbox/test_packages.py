@@ -43,6 +43,7 @@ def test_what_a_package_costs_is_not_the_programs() -> None:
     assert "Unable to allocate" in execution.message
 
 
+@pytest.mark.slow
 def test_processor_time_is_still_limited() -> None:
     burning = "import numpy as np\ndef f(n):\n    while True: np.ones((300, 300)) @ np.ones((300, 300))"
     assert judge(burning, "assert f(1)", cpu_seconds=1).verdict is Verdict.TIMEOUT

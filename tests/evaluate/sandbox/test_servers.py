@@ -120,6 +120,7 @@ def test_nothing_starts_after_closing() -> None:
     assert servers() == []
 
 
+@pytest.mark.slow
 def test_a_killed_server_has_reaped_its_orphans() -> None:
     """They count against the limit on processes of their user's next program, where nobody else reaps them."""
     script = (

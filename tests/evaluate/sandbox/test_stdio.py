@@ -167,6 +167,7 @@ def test_a_broken_case_is_nobodys_failure(case: tuple[str, str]) -> None:
     assert judge("print(1)", ("1", "2"), private=(case,)).verdict is Verdict.FAILED
 
 
+@pytest.mark.slow
 def test_limits_of_its_own() -> None:
     burn = "import time\nwhile time.process_time() < 1.1: pass\nprint(1)"
     assert judge(burn, ("", "1"), limits=Limits(cpu_seconds=5), cpu_seconds=0.5).verdict is Verdict.TIMEOUT
@@ -189,6 +190,7 @@ def test_bytes_that_are_not_text() -> None:
     assert judge("print(input())", ("\udcff", "\udcff")).verdict is Verdict.PASSED
 
 
+@pytest.mark.slow
 def test_each_case_has_the_processor_time_for_itself() -> None:
     burn = "import time\nwhile time.process_time() < 0.6: pass\nprint(1)"
     limits = Limits(cpu_seconds=1, wall_seconds=30)
@@ -201,6 +203,7 @@ def test_processor_time_ends_in_timeout() -> None:
     assert "CPU time" in endless.message
 
 
+@pytest.mark.slow
 def test_each_case_has_the_wall_clock_time_for_itself() -> None:
     sleepy = "import time\ntime.sleep(float(input()))\nprint(1)"
     execution = judge(
