@@ -247,6 +247,15 @@ def test_the_hub_s_rows_are_judged_with_numpy(write_lines: Write) -> None:
     assert [v for v, _ in verdicts(mbpp, code, "def half(x): return 1")] == ["passed", "failed"]
 
 
+def test_a_result_of_the_hub_s_rows_that_only_must_not_be_none(write_lines: Write) -> None:
+    code = "import re\ndef check_str(x):\n    return re.match('a', x)\n"
+    row = {"task_id": 737, "code": code, "prompt": "Do it.", "test_list": ["assert check_str('a')"]}
+    row["test"] = "assert check_str('a') is not None\nassert check_str('b') is None"
+    (problem,) = problems("mbppplus", write_lines("m.jsonl", [row]))
+    wrong = "def check_str(x): return 'yes'"
+    assert [verdict for verdict, _ in verdicts(problem, code, wrong)] == ["passed", "failed"]
+
+
 @pytest.mark.parametrize(
     ("task", "changed", "line"),
     [

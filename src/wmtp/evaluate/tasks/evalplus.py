@@ -138,9 +138,11 @@ def _mbpp_of_hub(row: Row) -> Problem:
     shown, setup = row.texts("test_list"), "\n".join(row.texts("test_imports", ()))
     if not shown:
         raise WMTPError(f"{row.place}: 'test_list' has no tests")
+    used = demanded_names(code, setup, (test,))
+    any_object = not evalplus_oracle.ONLY_WHETHER_NONE.isdisjoint(used)
     facts: dict[str, Any] = {
-        "tests_inside": needs_candidate(code, setup, (test,)),
-        "defines": demanded_names(code, setup, (test,)),
+        "tests_inside": any_object or needs_candidate(code, setup, (test,)),
+        "defines": used,
         "packages": tuple(sorted({*PACKAGES, *packages_imported(code, setup, test)})),
     }
     prompt = f'"""\n{row.text("prompt")}\n{shown[0]}\n"""\n'
