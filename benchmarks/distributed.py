@@ -59,7 +59,15 @@ def main() -> None:
 def _tokens_per_second(settings: list[str], processes: int, arguments: argparse.Namespace) -> float:
     """The median over all steps but the first few."""
     with tempfile.TemporaryDirectory() as folder:
-        words = [sys.executable, "-m", "wmtp", "train", "demo", f"train.steps={arguments.steps}"]
+        words = [
+            sys.executable,
+            "-m",
+            "wmtp",
+            "train",
+            "demo",
+            f"train.steps={arguments.steps}",
+            "train.warmup_steps=null",
+        ]
         words += ["train.log_every=1", "train.save_every=1000000", "train.validate_every=1000000"]
         words += [f"paths.runs={folder}", f"devices.threads={arguments.threads // processes}", *settings]
         words += [f"devices.precision={arguments.precision}"]

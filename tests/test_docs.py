@@ -55,6 +55,20 @@ def write_benchmarks() -> None:
         }
         for i, name in enumerate(names)
     ]
+    plus = [
+        {
+            "task_id": f"HumanEval/{i}",
+            "prompt": f"def {name}(x):\n",
+            "entry_point": name,
+            "canonical_solution": "    return 2 * x\n",
+            "contract": "",
+            "base_input": [[2]],
+            "plus_input": [[3]],
+            "atol": 0,
+            "test": he[i]["test"],
+        }
+        for i, name in enumerate(names)
+    ]
     mbpp = [
         {
             "task_id": i,
@@ -86,8 +100,10 @@ def write_benchmarks() -> None:
     }
     for file, rows in files.items():
         Path(file).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    lines = "".join(json.dumps(row) + "\n" for row in he)
-    Path("HumanEval.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    packed = {"HumanEval": he, "HumanEvalPlus": plus}
+    for file, rows in packed.items():
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        Path(f"{file}.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
@@ -166,10 +182,19 @@ def test_every_command_of_a_page_runs_in_its_order(page: str, monkeypatch: pytes
     write_files(ROOT / "docs" / page)
     write_benchmarks()
     for words in own:
+        if "evaluate.protocol=chat" in words:
+            give_chat_template(Path(words[2]))
         if words[0] == "wmtp":
             run_wmtp(words, monkeypatch, page)
         else:
             run_torchrun(words)
+
+
+def give_chat_template(run: Path) -> None:
+    """What a run has whose base is an instruct model."""
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    for checkpoint in (run / "checkpoints").iterdir():
+        (checkpoint / "chat_template.jinja").write_text(template)
 
 
 def test_the_scorer_of_the_page_trains_a_model(monkeypatch: pytest.MonkeyPatch) -> None:

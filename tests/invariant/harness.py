@@ -62,10 +62,10 @@ def prepare(folder: Path, **changes: Any) -> None:
     write_rows(folder / "sums.jsonl", rows)
     language_model(seed=1).save_pretrained(folder / "reference")
     recipe = override(Recipe(), RECIPE | changes, "recipe of the tests")
-    at_home = {"data.source": str(folder / "sums.jsonl")} if recipe.data.source == "sums.jsonl" else {}
-    load_data(override(recipe, at_home, "recipe of the tests"), folder / "cache").tokenizer.save_pretrained(
-        folder / "reference"
-    )
+    if recipe.model.base_id is None:
+        at_home = {"data.source": str(folder / "sums.jsonl")} if recipe.data.source == "sums.jsonl" else {}
+        data = load_data(override(recipe, at_home, "recipe of the tests"), folder / "cache")
+        data.tokenizer.save_pretrained(folder / "reference")
     (folder / "recipe.yaml").write_text(to_yaml(recipe))
     config = Config.model_validate({"devices": {"device": "cpu", "precision": "fp32", "threads": 1}})
     (folder / "config.yaml").write_text(to_yaml(config))

@@ -26,7 +26,8 @@ def prepare_rare_token(folder: Path) -> None:
     rows[6]["completion"] += RARE  # rows 0 and 5 are held out
     write_rows(folder / "sums.jsonl", rows)
     tokenizer = train_tokenizer([r["prompt"] + r["completion"] for r in rows], 300, folder / "tokenizer")
-    tokenizer.save_pretrained(folder / "base")
+    for place in ("base", "reference"):
+        tokenizer.save_pretrained(folder / place)
     model = language_model(seed=2)
     (rare,) = load_tokenizer(str(folder / "base")).backend_tokenizer.encode(RARE).ids
     with torch.no_grad():

@@ -37,7 +37,7 @@ class Chat:
         if not tokenizer.chat_template:
             raise WMTPError(
                 "evaluate.chat: the tokenizer has no chat template (chat_template.jinja); take an "
-                " instruct model's tokenizer, or set evaluate.chat=false"
+                "instruct model's tokenizer, or set evaluate.chat=false"
             )
         self._tokenizer = tokenizer
         self._system = system
