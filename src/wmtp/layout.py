@@ -5,6 +5,7 @@ from pathlib import Path
 RECIPE_FILE = "recipe.yaml"
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
+DATA_FILE = "data.json"
 METRICS_FILE = "metrics.jsonl"
 SYSTEM_FILE = "system.jsonl"
 COMPARISON_FILE = "comparison.json"

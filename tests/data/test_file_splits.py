@@ -143,6 +143,11 @@ def test_what_cannot_be_divided_is_refused(files: list[str], options: Any, messa
     assert refusal(read, "d", **options).startswith(message)
 
 
+def test_rows_that_are_all_blank_are_no_equal_rows() -> None:
+    write("a.jsonl", texts("", " ", "\n"))
+    assert refusal(read, "a.jsonl") == "data.source a.jsonl: all 3 rows are blank; nothing to learn"
+
+
 def test_equal_texts_stand_on_one_side() -> None:
     write("rows.jsonl", texts(*(f"text  {i % 10}\n" + " " * (i // 50) for i in range(100))))
     splits = read("rows.jsonl", validation=0.1)

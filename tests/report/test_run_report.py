@@ -51,6 +51,39 @@ def test_skipped_steps_and_bad_scores_are_told(run: Path) -> None:
     assert "7 scores were not finite" in text
 
 
+def test_what_was_left_out_of_the_data_is_told(run: Path) -> None:
+    assert 'id="data"' not in write_run_report(run).read_text()
+    left_out = {
+        "documents": 4321,
+        "blank": 1,
+        "overlong": 20,
+        "unsupervised": 300,
+        "pieces": 5,
+        "cut": 7,
+        "empty": 2,
+    }
+    training = {"tokens": 98765, "supervised_tokens": 54321, **left_out}
+    (run / "data.json").write_text(
+        json.dumps({"training": training, "validation": training, "notes": ["training: <left out>"]})
+    )
+    text = write_run_report(run).read_text()
+    cells = "".join(f'<td class="n">{n}</td>' for n in ("4,321", "321", "7", "98,765", "54,321"))
+    assert f'<tr><th scope="row">training</th>{cells}</tr>' in text
+    assert "training: &lt;left out&gt;." in text
+    (run / "data.json").write_text('{"training": {}}')
+    with pytest.raises(WMTPError, match=r"data\.json: training\.tokens: Field required"):
+        write_run_report(run)
+
+
+def test_how_completions_ended_is_told(run: Path) -> None:
+    path = run / "evaluation-tinycode.json"
+    told = {"stops": {"eos": 90, "length": 1200}, "syntax_errors": 3, "verdicts": {"passed": 1, "failed": 9}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | told))
+    text = write_run_report(run).read_text()
+    assert "tinycode, completions ended by: 90 eos, 1,200 length." in text
+    assert "tinycode, 3 of 10 samples are no Python." in text
+
+
 def test_what_a_run_lacks_is_left_out_and_named(run: Path) -> None:
     (run / "evaluation-tinycode.json").unlink()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -61,6 +94,7 @@ def test_what_a_run_lacks_is_left_out_and_named(run: Path) -> None:
     for said in ("there is no evaluation-", "learning rate: not in the metrics", "nothing was validated"):
         assert said in text
     assert "Environment: there is no environment.json" in text
+    assert "Data: there is no data.json" in text
 
 
 def test_a_damaged_environment_is_named(run: Path) -> None:

@@ -86,7 +86,7 @@ def carry_on(
     return wrong
 
 
-@pytest.mark.parametrize("in_background", [False, True])
+@pytest.mark.parametrize("in_background", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_any_layout_goes_on_as_any_other(in_background: bool, tmp_path: Path) -> None:
     chain = [
         (1, "plain"),

@@ -300,6 +300,7 @@ def ranked_steps(
     return found
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_step_and_the_figures_of_one_process(tmp_path: Path) -> None:
     alone = ranked_steps(None, 0, 1, 8, str(tmp_path))
     assert [figures["explained_variance"] is None for _, _, figures in alone] == [False, True]

@@ -60,6 +60,7 @@ except MemoryError as error:
 """
 
 
+@pytest.mark.slow
 def test_the_largest_micro_batch_that_fits_is_found_by_trying() -> None:
     result = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -142,6 +142,7 @@ def test_sharded_and_replicated_training_is_that_of_one_process(
             assert_alike(found, alone, 1e-6)
 
 
+@pytest.mark.slow
 def test_a_frozen_reference_is_sharded_too(tmp_path: Path) -> None:
     alone = trained(None, 0, {}, {}, str(tmp_path), 4, True)
     for layout in ({"parallel": "fsdp"}, {"parallel": "ddp"}):
@@ -149,6 +150,7 @@ def test_a_frozen_reference_is_sharded_too(tmp_path: Path) -> None:
             assert_alike(found, alone, 1e-6)
 
 
+@pytest.mark.slow
 def test_bf16_products_see_the_same_weights_sharded_or_not(tmp_path: Path) -> None:
     """Sharded layers keep their norms' weights in bf16 while gathered, hence the tolerance."""
     alone = trained(None, 0, {}, {}, str(tmp_path), 4, False, torch.bfloat16)

@@ -61,6 +61,12 @@ def test_a_run_directory_holds_what_it_should(make_recipe: Make, config: Config,
     assert (run / "recipe.yaml").read_text() == to_yaml(recipe)
     assert (run / "config.yaml").read_text() == to_yaml(config)
     assert json.loads((run / "environment.json").read_text())["torch"] == torch.__version__
+    data = load_data(recipe, Path(config.paths.cache))
+    summary = json.loads((run / "data.json").read_text())
+    assert summary["training"]["tokens"] == len(data.train.tokens)
+    assert summary["validation"]["supervised_tokens"] == data.validation.supervised.sum()
+    assert summary["training"]["documents"] == data.train.counts.documents
+    assert summary["notes"] == data.notes
     records = list(MetricsLog(run))
     assert [r["step"] for r in records if r["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
     assert [r["step"] for r in records if r["kind"] == "validation"] == [3, 6]
@@ -72,7 +78,10 @@ def test_a_run_directory_holds_what_it_should(make_recipe: Make, config: Config,
     assert load_learner(last).config.heads == 3
 
 
-@pytest.mark.parametrize("changes", [{}, {"train.algo": "rho1-wmtp", "train.control": "shuffled"}])
+@pytest.mark.parametrize(
+    "changes",
+    [pytest.param({}, marks=pytest.mark.slow), {"train.algo": "rho1-wmtp", "train.control": "shuffled"}],
+)
 def test_resuming_gives_the_uninterrupted_run(
     changes: dict[str, Any], make_recipe: Make, config: Config, tmp_path: Path
 ) -> None:
@@ -107,7 +116,10 @@ def test_a_run_stopped_between_saving_and_validating_validates_on_resuming(
     assert trajectory(run) == whole
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGUSR1, os.EX_TEMPFAIL)])
+@pytest.mark.parametrize(
+    ("signum", "status"),
+    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGUSR1, os.EX_TEMPFAIL)],
+)
 def test_a_signal_saves_and_leaves_a_resumable_run(
     signum: signal.Signals, status: int, make_recipe: Make, config: Config, tmp_path: Path
 ) -> None:

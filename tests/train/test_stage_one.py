@@ -291,7 +291,10 @@ def test_training_ends_when_nothing_gets_better(
 # --- stopping and resuming ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["gae", "pairwise", pytest.param("lora", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param("gae", marks=pytest.mark.slow), "pairwise", pytest.param("lora", marks=pytest.mark.slow)],
+)
 def test_stopped_in_either_stage_and_resumed_it_is_the_uninterrupted_run(
     kind: str,
     recipe_of: Make,

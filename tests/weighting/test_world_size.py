@@ -69,7 +69,7 @@ def weigh(group: ProcessGroup | None, rank: int, split: tuple[int, ...]) -> dict
     return results
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_same_on_any_number_of_ranks(world_size):
     whole = weigh(None, 0, SPLITS[1])
     shares = run_on_ranks(weigh, world_size, SPLITS[world_size])

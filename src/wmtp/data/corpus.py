@@ -47,6 +47,14 @@ class Data:
     train: TokenDataset
     validation: TokenDataset
 
+    def summary(self) -> dict[str, Any]:
+        """What of each split is learnt from, what was left out of it, and both in words."""
+        splits = {"training": self.train, "validation": self.validation}
+        return {
+            **{name: split.summary() for name, split in splits.items()},
+            "notes": self.notes,
+        }
+
     @property
     def notes(self) -> list[str]:
         """What was left out or changed on the way from the source to the tokens, in words."""

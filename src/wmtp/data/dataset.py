@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -116,6 +116,11 @@ class TokenDataset:
     def positions(self) -> NDArray[np.int64]:
         """[T]: how many tokens of its document stand before each token."""
         return np.arange(len(self.tokens)) - np.repeat(self.offsets[:-1], self.lengths)
+
+    def summary(self) -> dict[str, int]:
+        """How much is learnt from, and what became of the documents that were read (`Counts`)."""
+        counts = {name: count for name, count in asdict(self.counts).items() if name != "sequence_length"}
+        return {"tokens": len(self.tokens), "supervised_tokens": int(self.supervised.sum()), **counts}
 
     @property
     def fingerprint(self) -> str:

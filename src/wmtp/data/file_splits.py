@@ -74,7 +74,9 @@ def _hold_out(splits: Splits, data: DataConfig) -> Splits:
     assert isinstance(share, float)
     groups = group_numbers([question(row, data.fields) for row in rows])
     if groups.max() == 0:
-        documents_from(rows, data.fields)  # which says so where it is because the field is not there
+        documents = documents_from(rows, data.fields)  # which says so where the field is not there
+        if all(document.is_blank for document in documents):
+            raise WMTPError(f"data.source {data.source}: all {len(rows)} rows are blank; nothing to learn")
         raise WMTPError(
             f"data.source {data.source}: all {len(rows)} rows have the same {same}, so none can be held out; "
             f"name a file as data.validation"

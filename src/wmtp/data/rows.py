@@ -26,8 +26,7 @@ class Row(dict[str, Any]):
             raise WMTPError(
                 f"{self.place}: field {field!r} ({key}) should be text, not {type(value).__name__}"
             )
-        if not value.isascii():
-            self._refuse_half_pairs(value, field, key)
+        refuse_half_pairs(value, f"{self.place}: field {field!r} ({key})")
         return value
 
     @property
@@ -35,14 +34,16 @@ class Row(dict[str, Any]):
         """Its fields, for errors."""
         return ", ".join(self) or "none"
 
-    def _refuse_half_pairs(self, value: str, field: str, key: str) -> None:
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise WMTPError(
-                f"{self.place}: field {field!r} ({key}): character {error.start + 1} is half of a surrogate pair "
-                f"(\\u{ord(value[error.start]):04x}), which is no text"
-            ) from None
+
+def refuse_half_pairs(text: str, place: str) -> None:
+    """Refuse what JSON can spell and UTF-8 cannot, naming the place and the character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise WMTPError(
+            f"{place}: character {error.start + 1} is half of a surrogate pair "
+            f"(\\u{ord(text[error.start]):04x}), which is no text"
+        ) from None
 
 
 def keep_where(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from wmtp.data.json_rows import read_json_lines, read_json_list
+from wmtp.data.rows import refuse_half_pairs
 from wmtp.errors import WMTPError
 
 
@@ -61,6 +62,7 @@ class Row:
         value = next((self.values[name] for name in names if name in self.values), None)
         if not isinstance(value, str | int) or isinstance(value, bool) or value == "":
             raise WMTPError(f"{self.place}: {names[0]!r} should be there, a text or a whole number")
+        refuse_half_pairs(str(value), f"{self.place}: {names[0]!r}")
         return str(value)
 
 

@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from wmtp.errors import WMTPError
-from wmtp.layout import ENVIRONMENT_FILE, RECIPE_FILE
+from wmtp.layout import DATA_FILE, ENVIRONMENT_FILE, RECIPE_FILE
 from wmtp.report import figures
 from wmtp.report.format import number
 from wmtp.report.measures import evaluation_files, read_measures
 from wmtp.report.runs import (
+    DataSummary,
     Evaluation,
     Metrics,
     MetricsRecord,
     read_critic,
     read_critic_validations,
+    read_data_summary,
     read_evaluation,
     read_metrics,
 )
@@ -63,6 +65,7 @@ def run_context(run: Path) -> dict[str, Any]:
         "evaluations": _evaluations(run, left_out),
         "measures": read_measures(run),
         "environment": _environment(run / ENVIRONMENT_FILE, left_out),
+        "data": _data(run, left_out),
         "recipe": recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
         "left_out": left_out,
     }
@@ -106,6 +109,13 @@ def _evaluations(run: Path, left_out: list[str]) -> list[Evaluation]:
     found = [read_evaluation(path) for path in evaluation_files(run)]
     if not found:
         left_out.append("Evaluation: there is no evaluation-<task>.json")
+    return found
+
+
+def _data(run: Path, left_out: list[str]) -> DataSummary | None:
+    found = read_data_summary(run)
+    if found is None:
+        left_out.append(f"Data: there is no {DATA_FILE}")
     return found
 
 

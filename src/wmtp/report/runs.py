@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from wmtp.errors import WMTPError
-from wmtp.layout import CRITIC, CRITIC_FILE, METRICS_FILE
+from wmtp.layout import CRITIC, CRITIC_FILE, DATA_FILE, METRICS_FILE
 from wmtp.typed_json import read_as, read_lines_as
 
 
@@ -106,6 +106,51 @@ class Evaluation:
     decoding: Decoding | None = None
     left_out: list[str] = field(default_factory=list)
     base_pass_at: dict[str, PassAt] = field(default_factory=dict)
+    stops: dict[str, int] = field(default_factory=dict)
+    syntax_errors: int = 0
+
+    @property
+    def answers(self) -> list[str]:
+        """What the completions are like, apart from being right, in words."""
+        lines = []
+        if self.stops:
+            ends = ", ".join(f"{count:,} {reason}" for reason, count in self.stops.items())
+            lines.append(f"completions ended by: {ends}")
+        if self.syntax_errors:
+            lines.append(f"{self.syntax_errors:,} of {sum(self.verdicts.values()):,} samples are no Python")
+        return lines
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """What is learnt from a split, and what became of its documents (`wmtp.data.dataset.Counts`)."""
+
+    tokens: int
+    supervised_tokens: int
+    documents: int
+    blank: int
+    overlong: int
+    unsupervised: int
+    cut: int
+
+    @property
+    def left_out(self) -> int:
+        """Documents that are not learnt from."""
+        return self.blank + self.overlong + self.unsupervised
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """`data.json`."""
+
+    training: SplitSummary
+    validation: SplitSummary
+    notes: list[str]
+
+    @property
+    def splits(self) -> dict[str, SplitSummary]:
+        """Both, by name."""
+        return {"training": self.training, "validation": self.validation}
 
 
 @dataclass(frozen=True)
@@ -121,6 +166,7 @@ class Sample:
 
 _RECORD = TypeAdapter(MetricsRecord)
 _EVALUATION = TypeAdapter(Evaluation)
+_DATA = TypeAdapter(DataSummary)
 _CRITIC = TypeAdapter(CriticResult)
 _CRITIC_RECORD = TypeAdapter(CriticRecord)
 _SAMPLE = TypeAdapter(Sample)
@@ -143,6 +189,16 @@ def read_metrics(run: Path) -> Metrics:
             by_kind[record.kind][record.step] = record
     train, validation = ([records[s] for s in sorted(records)] for records in by_kind.values())
     return Metrics(train=train, validation=validation)
+
+
+def read_data_summary(run: Path) -> DataSummary | None:
+    """What the run learns from; None if it was started before that was written down.
+
+    Raises:
+        WMTPError: `data.json` cannot be read as one.
+    """
+    path = run / DATA_FILE
+    return read_as(path, _DATA) if path.is_file() else None
 
 
 def read_critic(run: Path) -> CriticResult | None:

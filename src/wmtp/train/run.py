@@ -15,7 +15,7 @@ from wmtp.data.corpus import Data, load_data
 from wmtp.data.tokenizer_checks import check_as_exported
 from wmtp.environment import choose_device, choose_dtype, configure_torch, describe
 from wmtp.errors import WMTPError
-from wmtp.layout import CONFIG_FILE, CRITIC, ENVIRONMENT_FILE, RECIPE_FILE
+from wmtp.layout import CONFIG_FILE, CRITIC, DATA_FILE, ENVIRONMENT_FILE, RECIPE_FILE
 from wmtp.model.build import count_parameters, learner_config, load_reference
 from wmtp.model.loading import model_fingerprint
 from wmtp.storage import write_json, write_text
@@ -113,7 +113,7 @@ def train(
         tracker = Tracker(
             run, config, start.state["mlflow_run_id"] if start and is_own else None, fresh=not is_own
         )
-        begin = cache(lambda: _begin(recipe, config, run, world, stack, tracker))
+        begin = cache(lambda: _begin(recipe, config, data, run, world, stack, tracker))
         critic = None
         if "values" in scorer_needs(recipe) and recipe.critic.path is None:
             critic = learn_values(recipe, config, data, run / CRITIC, resume, world, begin)
@@ -152,13 +152,20 @@ def train_critic(recipe: Recipe, config: Config, data: Data, run: Path) -> Path:
 
 
 def _begin(
-    recipe: Recipe, config: Config, run: Path, world: World, stack: ExitStack, tracker: Tracker
+    recipe: Recipe,
+    config: Config,
+    data: Data,
+    run: Path,
+    world: World,
+    stack: ExitStack,
+    tracker: Tracker,
 ) -> None:
     """Nothing can be refused any more: write down what runs, and track it until the stack unwinds."""
     if world.is_first:
         write_text(run / RECIPE_FILE, to_yaml(recipe))
         write_text(run / CONFIG_FILE, to_yaml(config))
         write_json(run / ENVIRONMENT_FILE, describe(config.devices) | {"processes": world.size})
+        write_json(run / DATA_FILE, data.summary())
         stack.enter_context(tracker)
 
 

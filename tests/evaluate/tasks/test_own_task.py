@@ -1,5 +1,6 @@
 """A task of one's own that is none."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,3 +31,10 @@ def test_what_is_no_task_is_told_what_it_should_be(task: Any) -> None:
 def test_what_are_no_problems(problems: Any) -> None:
     with pytest.raises(WMTPError, match=r"^evaluate\.task mine: problems\(\) should give a list of "):
         problems_of(own(problems), None)
+
+
+def test_a_prompt_that_utf8_cannot_spell_is_refused_before_any_work() -> None:
+    half = replace(PROBLEM, prompt="ab\ud800")
+    expected = r"^evaluate\.task mine: prompt of a: character 3 is half of a surrogate pair \(\\ud800\)"
+    with pytest.raises(WMTPError, match=expected):
+        problems_of(own([half]), None)

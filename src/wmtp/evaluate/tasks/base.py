@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from wmtp.config import EvaluateConfig
+from wmtp.data.rows import refuse_half_pairs
 from wmtp.errors import WMTPError
 from wmtp.evaluate.rows import Row, read_rows
 from wmtp.evaluate.sandbox import AnyProgram
@@ -77,7 +78,7 @@ def problems_of(task: Task, limit: int | None) -> list[Problem]:
     """The task's problems from the first, at most `limit`.
 
     Raises:
-        WMTPError: there are none, or what should be a task is none.
+        WMTPError: there are none, one's prompt is no text, or what should be a task is none.
     """
     if not all(hasattr(task, part) for part in ("name", "stop", "problems")):
         raise WMTPError(
@@ -92,6 +93,8 @@ def problems_of(task: Task, limit: int | None) -> list[Problem]:
     problems = problems[:limit]
     if not problems:
         raise WMTPError(f"evaluate.task {task.name}: has no problems")
+    for problem in problems:
+        refuse_half_pairs(problem.prompt, f"evaluate.task {task.name}: prompt of {problem.task_id}")
     return problems
 
 
