@@ -23,7 +23,7 @@ demo: setup
 	$(BIN)/wmtp compare recipes/demo.yaml
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 check: setup
 	$(BIN)/ruff check .
