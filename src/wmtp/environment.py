@@ -11,7 +11,7 @@ import torch
 from wmtp.config import DevicesConfig
 from wmtp.errors import WMTPError
 
-LIBRARIES = ("wmtp", "torch", "transformers", "tokenizers", "numpy")
+LIBRARIES = ("wmtp", "transformers", "tokenizers", "numpy")
 
 
 def processor_name() -> str:
@@ -69,6 +69,7 @@ def describe(devices: DevicesConfig) -> dict[str, Any]:
     device = choose_device(devices)
     return {
         **{name: version(name) for name in LIBRARIES},
+        "torch": torch.__version__,  # with its build, +cpu or +cu130
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": processor_name(),

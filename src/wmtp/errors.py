@@ -12,3 +12,22 @@ def one_line(error: BaseException) -> str:
     """What went wrong, without what follows the first line; the type of an error that says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+_SIGNS_OF_NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "alloc_failed",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on the host or on a GPU (torch raises a RuntimeError), in Python or below it."""
+    if isinstance(error, MemoryError):
+        return True
+    text = f"{type(error).__name__}: {error}".lower()
+    signs = (*_SIGNS_OF_NO_MEMORY, "outofmemoryerror")
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)

@@ -31,7 +31,7 @@ def evaluation_file(run: Path, name: str) -> Path:
     """The result of an evaluation.
 
     Args:
-        name: see `wmtp.evaluate.protocols.result_name`.
+        name: see `wmtp.config.protocols.result_name`.
     """
     return run / f"evaluation-{name}.json"
 
@@ -39,3 +39,9 @@ def evaluation_file(run: Path, name: str) -> Path:
 def samples_file(run: Path, name: str) -> Path:
     """The samples of an evaluation, with their verdicts."""
     return run / "samples" / f"{name}.jsonl"
+
+
+def evaluation_files(run: Path) -> list[Path]:
+    """The results of a run that hold pass@k."""
+    others = (HEADS_FILE, SPEED_FILE, LM_EVAL_FILE)
+    return [path for path in sorted(run.glob(EVALUATIONS)) if path.name not in others]

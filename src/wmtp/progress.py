@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from wmtp.train.worker import is_first_process
+from wmtp.rank import is_first_process
 
 PLAIN_SECONDS = 5.0
 RESUMED_SECONDS = 0.5

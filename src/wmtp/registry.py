@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar, cast
 
-from wmtp.errors import WMTPError
+from wmtp.errors import WMTPError, is_out_of_memory
 
 T = TypeVar("T")
 
@@ -73,8 +73,6 @@ class Registry(Generic[T]):
         except WMTPError:
             raise
         except Exception as error:
-            from wmtp.train.memory import is_out_of_memory
-
             if name in self._factories or is_out_of_memory(error):
                 raise
             raise WMTPError(f"{self.kind} {name!r} cannot be built: {_told(error)}") from error

@@ -2,9 +2,9 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from wmtp.decode.cache import PositionCache
 from wmtp.decode.generate import generate
 from wmtp.decode.speculative import generate_speculative
+from wmtp.model.cache import PositionCache
 
 
 def states(rows: int, width: int, start: float = 0.0) -> torch.Tensor:

@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).parent / "sandbox"))
 
 from mutants import mutants
-
 from wmtp.config import Recipe
 from wmtp.evaluate.judging import sandbox_limits
-from wmtp.evaluate.sandbox import Verdict, execute_all
 from wmtp.evaluate.tasks import TASKS, Problem
+from wmtp.sandbox import Verdict, execute_all
 
 FILES = {"humaneval": "HumanEvalPlus.jsonl.gz", "mbpp": "MbppPlus.jsonl.gz"}
 

@@ -14,8 +14,8 @@ from wmtp.errors import WMTPError
 from wmtp.evaluate import verdicts
 from wmtp.evaluate.exclusions import check_solutions
 from wmtp.evaluate.passk import pass_at_k
-from wmtp.evaluate.sandbox import Program
 from wmtp.evaluate.tasks import TASKS, Problem
+from wmtp.sandbox import Program
 
 Write = Callable[[str, Sequence[Any]], Path]
 CONFIG = EvaluateConfig(allow_code_execution=True, workers=1)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wmtp.evaluate.extraction import extract
-from wmtp.evaluate.sandbox import Limits, Program, Verdict, execute
 from wmtp.evaluate.tasks import Problem
+from wmtp.sandbox import Limits, Program, Verdict, execute
 
 HEADER = 'import math\n\ndef twice(x):\n    """Twice x."""\n'
 CODE = "def twice(x):\n    return 2 * x\n"

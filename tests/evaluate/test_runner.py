@@ -19,20 +19,20 @@ from transformers import PreTrainedTokenizerFast
 
 from small_models import small_model
 from spaced_tokenizer import spaced_tokenizer
+from wmtp.checkpoint.store import MANIFEST
 from wmtp.config import Config, Recipe
+from wmtp.config.protocols import CODE_STOPS
 from wmtp.data.tokenizer import encode, encode_completions, train_tokenizer
 from wmtp.decode.generate import generate
 from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
 from wmtp.evaluate import judging
-from wmtp.evaluate.protocols import CODE_STOPS
 from wmtp.evaluate.runner import evaluate, evaluate_run, evaluation_path, samples_path
 from wmtp.evaluate.samples import SampleFile
-from wmtp.evaluate.sandbox import Execution, Program, Verdict
 from wmtp.evaluate.tasks import TASKS, Problem
 from wmtp.model.modeling import MTPForCausalLM
+from wmtp.sandbox import Execution, Program, Verdict
 from wmtp.storage import sha256_file, sha256_text
-from wmtp.train.checkpoint import MANIFEST
 from wmtp.train.run import train
 
 Write = Callable[[str, Sequence[Any]], Path]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from wmtp.errors import WMTPError
 from wmtp.evaluate.samples import Key, Origin, SampleFile, read_foreign
-from wmtp.evaluate.sandbox import Execution, Verdict
+from wmtp.sandbox import Execution, Verdict
 
 Write = Callable[[str, Sequence[Any]], Path]
 

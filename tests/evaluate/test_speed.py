@@ -19,10 +19,10 @@ from wmtp.decode.generate import generate
 from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
 from wmtp.evaluate import speed
-from wmtp.evaluate.sandbox import Program
 from wmtp.evaluate.speed import HeadAcceptance, Prompts, measure_speed
 from wmtp.evaluate.tasks import Problem
 from wmtp.model.modeling import MTPForCausalLM
+from wmtp.sandbox import Program
 
 VOCABULARY = 4
 

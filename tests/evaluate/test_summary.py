@@ -6,9 +6,9 @@ import pytest
 
 from wmtp.evaluate.passk import n_at_k, pass_at_k
 from wmtp.evaluate.samples import Key
-from wmtp.evaluate.sandbox import Execution, Program, Verdict
 from wmtp.evaluate.summary import Judged, summarise
 from wmtp.evaluate.tasks import Problem
+from wmtp.sandbox import Execution, Program, Verdict
 
 P, F, T = Verdict.PASSED, Verdict.FAILED, Verdict.TIMEOUT
 

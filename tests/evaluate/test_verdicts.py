@@ -12,8 +12,8 @@ from wmtp.config import EvaluateConfig
 from wmtp.evaluate import judging
 from wmtp.evaluate.judging import judge_samples, sandbox_limits, verdict_origin
 from wmtp.evaluate.samples import Key, Origin, SampleFile
-from wmtp.evaluate.sandbox import Execution, Limits, Program, Verdict
 from wmtp.evaluate.tasks import Problem
+from wmtp.sandbox import Execution, Limits, Program, Verdict
 
 TESTS = ("assert f(1) == 1",)
 ORDER = [Key("p", 0.5, sample) for sample in range(3)]

@@ -11,7 +11,7 @@ from wmtp.config import Config, Recipe, load
 from wmtp.errors import WMTPError
 from wmtp.experiment.compare import choose_arms, compare
 from wmtp.experiment.results import Comparison, read_comparison, read_heatmap
-from wmtp.tracking import MetricsLog
+from wmtp.metrics import MetricsLog
 
 TINY = """
 name: tiny

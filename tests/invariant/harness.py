@@ -15,7 +15,7 @@ from typing import Any
 
 from wmtp.config import Config, Recipe, override, to_yaml
 from wmtp.data.corpus import load_data
-from wmtp.tracking import MetricsLog
+from wmtp.metrics import MetricsLog
 
 STEPS = 50
 POLL_SECONDS = 0.005

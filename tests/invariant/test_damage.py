@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from harness import DDP, Training, records
 
-from wmtp.train import checkpoint
+from wmtp.checkpoint import store as checkpoint
 
 pytestmark = pytest.mark.slow
 

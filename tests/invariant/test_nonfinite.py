@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from harness import DDP, FSDP, Training, language_model, largest_difference, prepare, records, write_rows
 
-from wmtp.train import checkpoint
+from wmtp.checkpoint import store as checkpoint
 
 pytestmark = pytest.mark.slow
 

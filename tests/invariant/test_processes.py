@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from harness import DDP, FSDP, ONE, Training, is_alive, records
 
-from wmtp.train import checkpoint
+from wmtp.checkpoint import store as checkpoint
 
 pytestmark = pytest.mark.slow
 

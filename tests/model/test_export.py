@@ -13,12 +13,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from refusals import refusal
 from small_models import mtp_model
+from wmtp.checkpoint.writer import CheckpointWriter
 from wmtp.data.tokenizer import train_tokenizer
 from wmtp.errors import WMTPError
 from wmtp.model.export import export, next_token_model
 from wmtp.model.loading import load_causal_lm, model_fingerprint
 from wmtp.model.modeling import MTPForCausalLM
-from wmtp.train.checkpoint_writer import CheckpointWriter
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
 IDS = torch.arange(2, 20).reshape(2, 9)

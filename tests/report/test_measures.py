@@ -11,10 +11,10 @@ from rich.console import Console
 from synthetic_comparison import write_run
 
 from wmtp.errors import WMTPError
+from wmtp.experiment.model_registry import evaluated_run
 from wmtp.report.html import write_run_report
 from wmtp.report.measures import MeasureTable, for_terminal, read_measures
 from wmtp.report.terminal import run_summary
-from wmtp.tracking.models import evaluated_run
 from wmtp.tracking.names import evaluation_metrics
 
 HEADS = {

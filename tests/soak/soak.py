@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "invariant"))
 
 from harness import DDP, FSDP, ONE, Ended, Training, largest_difference, prepare, records
 
+from wmtp.checkpoint import store as checkpoint
 from wmtp.errors import WMTPError
-from wmtp.train import checkpoint
 
 KEEP, KEEP_EVERY = 3, 50
 SETTINGS = (f"train.keep_checkpoints={KEEP}", f"train.keep_every={KEEP_EVERY}", "train.save_every=2")

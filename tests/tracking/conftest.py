@@ -12,7 +12,7 @@ import pytest
 from mlflow_runs import Database, MakeRun, write_steps
 
 from wmtp.config import Config, Recipe, override, to_yaml
-from wmtp.tracking import MetricsLog
+from wmtp.metrics import MetricsLog
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from wmtp.tracking import MetricsLog
+from wmtp.metrics import MetricsLog
 
 MakeRun = Callable[..., Path]
 

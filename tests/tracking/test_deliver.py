@@ -10,8 +10,8 @@ from mlflow_runs import Database, MakeRun, train_record, write_steps
 
 from wmtp.config import Config
 from wmtp.errors import WMTPError
+from wmtp.metrics import MetricsLog
 from wmtp.storage import write_json
-from wmtp.tracking import MetricsLog
 from wmtp.tracking.deliver import deliver_all
 from wmtp.tracking.ledger import Ledger, load_ledger, save_ledger, sole_deliverer, waiting_records
 from wmtp.tracking.run_delivery import RunDelivery

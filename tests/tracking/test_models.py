@@ -10,8 +10,8 @@ from mlflow_runs import Database, MakeRun
 from wmtp.config import Config
 from wmtp.data.tokenizer import encode, load_tokenizer, train_tokenizer
 from wmtp.errors import WMTPError
+from wmtp.experiment.model_registry import best_of_comparison, register
 from wmtp.experiment.results import ArmResult, Comparison, Difference, Interval, SeedResult, write_comparison
-from wmtp.tracking.models import best_of_comparison, register
 from wmtp.tracking.store import Store
 
 pytestmark = [

@@ -18,7 +18,8 @@ from mlflow_runs import Database, MakeRun, train_record, write_steps
 
 from wmtp.config import Config, to_dict
 from wmtp.errors import WMTPError
-from wmtp.tracking import MetricsLog, tracker
+from wmtp.metrics import MetricsLog
+from wmtp.tracking import tracker
 from wmtp.tracking.deliver import deliver_all
 from wmtp.tracking.ledger import load_ledger, sole_deliverer, waiting_records
 from wmtp.tracking.tracker import Tracker

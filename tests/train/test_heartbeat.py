@@ -15,10 +15,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from wmtp.rank import RankLost
 from wmtp.storage import write_text
 from wmtp.train import heartbeat
 from wmtp.train.heartbeat import Heartbeat, is_collective_error
-from wmtp.train.worker import RankLost
 
 TIMEOUT = 1.5
 

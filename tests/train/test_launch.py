@@ -22,7 +22,7 @@ from wmtp.train.launch import launch
 PROLOGUE = """
 import os, signal, sys, time
 from pathlib import Path
-from wmtp.train import worker
+from wmtp import rank as worker
 from wmtp.train.signals import Stopped, StopRequest
 worker.OWN_TURN_SECONDS = 1.0
 rank, start = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])

@@ -14,9 +14,9 @@ from torch import Tensor
 from wmtp.config import Recipe
 from wmtp.data.corpus import load_data
 from wmtp.data.loader import Batch, Loader
+from wmtp.distributed.world import World
 from wmtp.errors import WMTPError
 from wmtp.model.build import build_model
-from wmtp.train.distributed import World
 from wmtp.train.module import WeightedMTP
 from wmtp.train.state import Counters
 from wmtp.train.trainer import Trainer

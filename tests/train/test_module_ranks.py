@@ -14,8 +14,8 @@ from wmtp.config import override
 from wmtp.data.dataset import Document, tokenise
 from wmtp.data.loader import Loader
 from wmtp.data.tokenizer import train_tokenizer
+from wmtp.distributed.world import World
 from wmtp.model.build import build_model
-from wmtp.train.distributed import World
 from wmtp.train.module import WeightedMTP
 from wmtp.train.state import Counters
 from wmtp.train.trainer import Trainer

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from wmtp.config import Config, Recipe, to_yaml
-from wmtp.train.distributed import World
+from wmtp.distributed.world import World
 from wmtp.train.memory import Growth
 from wmtp.train.rehearsal import Rehearsal
 

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import torch
 
+from wmtp.checkpoint import store as checkpoint
 from wmtp.config import Config, Recipe, override, to_yaml
 from wmtp.data.corpus import load_data
+from wmtp.distributed.world import World
 from wmtp.errors import WMTPError
-from wmtp.tracking import MetricsLog
-from wmtp.train import checkpoint
+from wmtp.metrics import MetricsLog
 from wmtp.train.assemble import load_learner
-from wmtp.train.distributed import World
 from wmtp.train.module import WeightedMTP
 from wmtp.train.run import plan, train, write_reference_scores
 from wmtp.train.state import Counters

@@ -12,23 +12,23 @@ from typing import Any
 
 import pytest
 import torch
-from answers import answers, reading, write_rows
 from torch.distributed import ProcessGroup
 
+from answers import answers, reading, write_rows
 from ranks import run_on_ranks
 from refusals import refusal
+from wmtp.checkpoint import store as checkpoint
 from wmtp.config import Config, Recipe, load, to_dict
+from wmtp.critic.labels import labelled_documents
+from wmtp.critic.learner import ValueLearner
+from wmtp.critic.model import critic_folder, load_critic
+from wmtp.critic.value_head import load_value_head
 from wmtp.data.corpus import load_data
+from wmtp.distributed.world import World
 from wmtp.errors import WMTPError
+from wmtp.metrics import MetricsLog
 from wmtp.model.build import build_model
-from wmtp.model.critic import critic_folder, load_critic
-from wmtp.model.value_head import load_value_head
 from wmtp.storage import read_json
-from wmtp.tracking import MetricsLog
-from wmtp.train import checkpoint
-from wmtp.train.critic import ValueLearner
-from wmtp.train.distributed import World
-from wmtp.train.labels import labelled_documents
 from wmtp.train.run import plan, train, train_critic
 from wmtp.train.signals import Stopped
 from wmtp.train.stage_one import critic_recipe, with_own_critic

@@ -14,13 +14,13 @@ from torch.distributed import ProcessGroup
 
 from ranks import RECIPE
 from wmtp.config import Recipe, override
+from wmtp.critic.model import Critic
+from wmtp.critic.value_head import ValueHead
 from wmtp.data.dataset import Document, TokenDataset, tokenise
 from wmtp.data.loader import Batch, Columns, collate
 from wmtp.data.tokenizer import train_tokenizer
 from wmtp.model.build import build_model
-from wmtp.model.critic import Critic
 from wmtp.model.modeling import MTPForCausalLM
-from wmtp.model.value_head import ValueHead
 from wmtp.train.module import StepOutput, WeightedMTP
 
 LENGTH = 48

@@ -12,7 +12,7 @@ from small_step import LENGTH, Small, make_small, run_step
 from refusals import refusal
 from wmtp.cli import main
 from wmtp.config import Config, Recipe, override, to_yaml
-from wmtp.tracking import MetricsLog
+from wmtp.metrics import MetricsLog
 from wmtp.train.run import train
 from wmtp.weighting.scorers import SCORERS, create_scorer
 

@@ -15,9 +15,9 @@ from wmtp.cli.evaluation import evaluate, generate
 from wmtp.cli.results import env, export, inspect, list_names, mlflow, register, report
 from wmtp.cli.training import compare, sample, score, train
 from wmtp.errors import WMTPError
+from wmtp.rank import RankLost, end_with_launcher, is_first_process, leave, started_by_torchrun
+from wmtp.rank import report as report_end
 from wmtp.train.signals import Stopped
-from wmtp.train.worker import RankLost, end_with_launcher, is_first_process, leave, started_by_torchrun
-from wmtp.train.worker import report as report_end
 
 app = typer.Typer(
     help="Weighted multi-token prediction: train, decode, execute and compare.",

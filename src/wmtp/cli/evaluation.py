@@ -51,7 +51,7 @@ def evaluate(
     config: ConfigFile = None,
 ) -> None:
     """Generate solutions, execute them in the sandbox, and report pass@k; or score completions made elsewhere."""
-    from wmtp.console import console, evaluation_table
+    from wmtp.cli.console import console, evaluation_table
 
     measures = heads or speed or lm_eval is not None
     if not speed and (batch_sizes is not None or repeats is not None):
@@ -98,11 +98,11 @@ def generate(
     config: ConfigFile = None,
 ) -> None:
     """Continue a prompt, live: accepted drafts of the extra heads in colour, refused ones struck out."""
-    from wmtp.console import console
+    from wmtp.cli.console import console
 
     found, environment = load_run(run, None, config)
+    from wmtp.cli.generation import show_generation
     from wmtp.decode.sampling import Sampling
-    from wmtp.decode.show import show_generation
 
     sampling = Sampling(temperature, top_p, seed)
     show_generation(console(), run, found, environment, prompt, problem, max_new_tokens, sampling)
@@ -126,8 +126,8 @@ def _evaluate_samples(
     config: Path | None,
     consent: bool,
 ) -> None:
+    from wmtp.cli.console import console, evaluation_table
     from wmtp.config import load
-    from wmtp.console import console, evaluation_table
 
     if overrides and "=" not in overrides[0]:
         raise WMTPError(f"--samples: goes without a run ({overrides[0]}); name the task with --task")
@@ -150,7 +150,7 @@ def _whole_numbers(option: str, text: str) -> list[int]:
 
 
 def _measure_heads(run: Path, recipe: "Recipe", config: "Config") -> None:
-    from wmtp.console import console
+    from wmtp.cli.console import console
     from wmtp.evaluate.heads import evaluate_heads
     from wmtp.report.measures import for_terminal, heads_table
 
@@ -160,7 +160,7 @@ def _measure_heads(run: Path, recipe: "Recipe", config: "Config") -> None:
 def _measure_speed(
     run: Path, recipe: "Recipe", config: "Config", batch_sizes: str | None, repeats: int
 ) -> None:
-    from wmtp.console import console
+    from wmtp.cli.console import console
     from wmtp.evaluate.speed import evaluate_speed
     from wmtp.report.measures import for_terminal, speed_table
 
@@ -173,11 +173,11 @@ def _measure_speed(
 def _run_lm_eval(run: Path, recipe: "Recipe", config: "Config", tasks: str) -> None:
     from importlib.util import find_spec
 
-    from wmtp.console import console
+    from wmtp.cli.console import console
     from wmtp.report.measures import for_terminal, lm_eval_table
 
     if find_spec("lm_eval") is None:
         raise WMTPError("--lm-eval: lm_eval is not installed; pip install 'wmtp[lm-eval]'")
-    from wmtp.evaluate.lm_eval import evaluate_lm_eval
+    from wmtp.evaluate.harness import evaluate_lm_eval
 
     console().print(for_terminal(lm_eval_table(evaluate_lm_eval(run, recipe, config, tasks.split(",")))))

@@ -23,7 +23,7 @@ Consent = Annotated[bool, typer.Option("--allow-code-execution", help="Run what 
 def load_recipe(
     recipe: str, overrides: list[str] | None, config: Path | None, consent: bool = False
 ) -> "tuple[Recipe, Config]":
-    from wmtp.catalogue import find_recipe
+    from wmtp.cli.catalogue import find_recipe
     from wmtp.config import load
 
     return load(find_recipe(recipe), config, [*(overrides or []), *consent_overrides(consent)])

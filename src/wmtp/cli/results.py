@@ -30,7 +30,7 @@ def inspect(
     config: ConfigFile = None,
 ) -> None:
     """Show the weight of every token of a text or of a training document."""
-    from wmtp.console import console
+    from wmtp.cli.console import console
     from wmtp.report.terminal import render_token_weights, weight_legend
 
     changes = [*(overrides or []), *([f"train.scorer={scorer}"] if scorer else [])]
@@ -94,8 +94,8 @@ def register(
 ) -> None:
     """Register a model in MLflow; a comparison's best arm becomes champion if it beats the present one."""
     _, environment = load_run(directory, None, config)
+    from wmtp.experiment.model_registry import register as register_model
     from wmtp.model.export import export_run
-    from wmtp.tracking.models import register as register_model
 
     export = partial(export_run, next_token_only=True)
     print(register_model(directory, name, environment, export, force=force))
@@ -105,7 +105,7 @@ def list_names(
     what: Annotated[str, typer.Argument(help="scorers, tasks, protocols, sources, recipes, or all.")] = "all",
 ) -> None:
     """List what can be named in a recipe."""
-    from wmtp.catalogue import catalogue
+    from wmtp.cli.catalogue import catalogue
     from wmtp.registry import did_you_mean
 
     known = catalogue()
@@ -122,7 +122,7 @@ def env(config: ConfigFile = None) -> None:
     """Print versions, hardware and isolation, ready to paste into a bug report."""
     from wmtp.config import load
     from wmtp.environment import describe
-    from wmtp.evaluate.sandbox import describe as describe_sandbox
+    from wmtp.sandbox import describe as describe_sandbox
 
     _, environment = load(None, config)
     for name, value in describe(environment.devices).items():

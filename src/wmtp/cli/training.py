@@ -19,7 +19,7 @@ from wmtp.cli.options import (
     track,
 )
 from wmtp.errors import WMTPError
-from wmtp.train.worker import is_first_process
+from wmtp.rank import is_first_process
 
 if TYPE_CHECKING:
     from wmtp.config import Config, Recipe
@@ -41,7 +41,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a model."""
-    from wmtp.console import console
+    from wmtp.cli.console import console
     from wmtp.report.terminal import run_summary
 
     found, environment = load_recipe(recipe, overrides, config)
@@ -58,10 +58,11 @@ def train(
         sys.exit(
             launch(nproc, again, max_restarts=max_restarts, stop_timeout=environment.devices.stop_timeout)
         )
+    from wmtp.tracking.tracker import mlflow_follower
     from wmtp.train.run import train as run_training
 
     run = Path(environment.paths.runs) / found.name
-    last = run_training(found, environment, run, resume)
+    last = run_training(found, environment, run, resume, follow=mlflow_follower(environment))
     if not is_first_process():
         return
     console().print(run_summary(run))
@@ -138,7 +139,7 @@ def compare(
     config: ConfigFile = None,
 ) -> None:
     """Train several arms over several seeds, evaluate each, and show who won and by how much."""
-    from wmtp.console import console
+    from wmtp.cli.console import console
     from wmtp.report.terminal import comparison_table
 
     found, environment = load_recipe(recipe, overrides, config, allow_code_execution)
@@ -161,8 +162,8 @@ def compare(
 
 
 def _dry_run(recipe: "Recipe", config: "Config") -> None:
+    from wmtp.cli.console import console, plan_table
     from wmtp.config import to_yaml
-    from wmtp.console import console, plan_table
     from wmtp.train.run import plan
 
     print(f"# recipe.yaml\n{to_yaml(recipe)}\n# config.yaml\n{to_yaml(config)}")
@@ -170,7 +171,7 @@ def _dry_run(recipe: "Recipe", config: "Config") -> None:
 
 
 def _diagnose(run: Path, overrides: list[str] | None, scorers: str | None, config: Path | None) -> None:
-    from wmtp.console import console, diagnosis_table
+    from wmtp.cli.console import console, diagnosis_table
 
     found, environment = load_run(run, overrides, config)
     from wmtp.experiment.diagnose import diagnose

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from wmtp.config.base import Fraction, NonNegative, Positive, Section, Seed
 from wmtp.config.data import DataConfig, ModelConfig
+from wmtp.config.protocols import Extraction, Protocol, find_protocol
 from wmtp.config.weighting import (
     BlendConfig,
     CriticConfig,
@@ -19,7 +20,6 @@ from wmtp.config.weighting import (
     Schedule,
     WeightConfig,
 )
-from wmtp.evaluate.protocols import Extraction, Protocol, find_protocol
 from wmtp.registry import did_you_mean
 
 ALGORITHMS = {"mtp-baseline": "uniform", "rho1-wmtp": "rho1-excess-v1", "critic-wmtp": "critic-delta-v1"}

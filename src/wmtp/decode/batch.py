@@ -11,11 +11,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from wmtp.decode.cache import PositionCache
 from wmtp.decode.sampling import Sampling
 from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
 from wmtp.model.attention import narrowed
+from wmtp.model.cache import PositionCache
 from wmtp.model.modeling import MTPForCausalLM, TrunkOutput
 
 Stop = Literal["eos", "stop", "length"]

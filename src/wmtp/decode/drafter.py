@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wmtp.decode.cache import PositionCache
 from wmtp.errors import WMTPError
 from wmtp.model.attention import narrowed
+from wmtp.model.cache import PositionCache
 from wmtp.model.modeling import MTPConfig, MTPForCausalLM, TrunkOutput
 from wmtp.model.twins import TWIN_WINDOW, twin_learner
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from wmtp.config import EvaluateConfig
 from wmtp.errors import WMTPError
-from wmtp.evaluate.sandbox import Execution, Verdict
 from wmtp.evaluate.summary import Judged
 from wmtp.evaluate.tasks import Problem
 from wmtp.evaluate.verdicts import judge_once
+from wmtp.sandbox import Execution, Verdict
 
 _SHOWN = 5
 

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from textwrap import dedent, indent
 
+from wmtp.config.protocols import Extraction
 from wmtp.evaluate.fences import Block, fenced_blocks
-from wmtp.evaluate.protocols import Extraction
 from wmtp.evaluate.rows import unified
 from wmtp.evaluate.samples import Key, SampleFile
 from wmtp.evaluate.syntax import is_body, is_word, only_defines, parse, whole_statements

@@ -19,9 +19,9 @@ from wmtp.evaluate.judging import (
     warn,
 )
 from wmtp.evaluate.samples import Origin, SampleFile, read_foreign
-from wmtp.evaluate.sandbox import describe
 from wmtp.evaluate.summary import Judged, summarise
 from wmtp.evaluate.tasks import TASKS, Problem, problems_of
+from wmtp.sandbox import describe
 from wmtp.storage import sha256_file, sha256_text, write_json
 
 USUAL_K = (1, 10, 100)

@@ -6,12 +6,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from wmtp.config.protocols import Protocol
 from wmtp.data.tokenizer import decode_completion
 from wmtp.decode.batch import Stop
 from wmtp.decode.generate import generate
 from wmtp.decode.speculative import generate_speculative
 from wmtp.decode.stopping import StopStrings
-from wmtp.evaluate.protocols import Protocol
 from wmtp.evaluate.samples import Key, SampleFile
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.progress import Update, progress

@@ -9,13 +9,13 @@ from typing import Any
 
 from wmtp import __version__
 from wmtp.config import EvaluateConfig
+from wmtp.config.protocols import Extraction
 from wmtp.errors import WMTPError
 from wmtp.evaluate.extraction import extract
-from wmtp.evaluate.protocols import Extraction
 from wmtp.evaluate.samples import Key, SampleFile
-from wmtp.evaluate.sandbox import AnyProgram, Limits, Verdict, describe, execute_all
 from wmtp.evaluate.tasks import Problem
 from wmtp.progress import progress
+from wmtp.sandbox import AnyProgram, Limits, Verdict, describe, execute_all
 from wmtp.storage import sha256_text
 
 

@@ -6,7 +6,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from wmtp.checkpoint import store as checkpoint
 from wmtp.config import Config, EvaluateConfig, Recipe
+from wmtp.config.protocols import Protocol, result_name
 from wmtp.data.tokenizer import load_tokenizer
 from wmtp.environment import choose_device, choose_dtype, configure_torch
 from wmtp.evaluate.answers import about_answers
@@ -21,16 +23,14 @@ from wmtp.evaluate.judging import (
     warn,
 )
 from wmtp.evaluate.prompts import Prompts, prompts_of
-from wmtp.evaluate.protocols import Protocol, result_name
 from wmtp.evaluate.samples import Key, Origin, SampleFile
-from wmtp.evaluate.sandbox import describe
 from wmtp.evaluate.summary import Judged, summarise
 from wmtp.evaluate.tasks import TASKS, Task, problems_of
 from wmtp.layout import evaluation_file, samples_file
+from wmtp.model.loading import load_learner
 from wmtp.model.modeling import MTPForCausalLM
+from wmtp.sandbox import describe
 from wmtp.storage import sha256_file, sha256_text, write_json
-from wmtp.train import checkpoint
-from wmtp.train.assemble import load_learner
 
 
 def evaluation_path(run: Path, recipe: Recipe) -> Path:

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple, get_args
 from wmtp.decode.batch import Stop
 from wmtp.errors import WMTPError
 from wmtp.evaluate.rows import Row, read_rows
-from wmtp.evaluate.sandbox import Execution, Verdict
+from wmtp.sandbox import Execution, Verdict
 from wmtp.storage import read_json, why_no_file, write_json, write_text, writing
 
 Say = Callable[[str], None]

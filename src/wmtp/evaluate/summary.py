@@ -10,8 +10,8 @@ from typing import Any
 from wmtp.evaluate.exact_match import exact_match
 from wmtp.evaluate.passk import Estimate, mean, n_at_k, pass_at_k
 from wmtp.evaluate.samples import Key
-from wmtp.evaluate.sandbox import Execution, Verdict
 from wmtp.evaluate.tasks import SEVERAL_ANSWERS, Problem
+from wmtp.sandbox import Execution, Verdict
 
 Temperatures = Mapping[int, Sequence[float | None]]
 

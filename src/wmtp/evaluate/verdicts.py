@@ -8,8 +8,8 @@ from pathlib import Path
 
 from wmtp.config import EvaluateConfig
 from wmtp.evaluate.judging import judging_conditions, sandbox_limits
-from wmtp.evaluate.sandbox import AnyProgram, Execution, Verdict, execute_all
 from wmtp.progress import progress
+from wmtp.sandbox import AnyProgram, Execution, Verdict, execute_all
 from wmtp.storage import sha256_text
 
 VERDICTS = "verdicts.jsonl"

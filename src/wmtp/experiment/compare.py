@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from wmtp.checkpoint import store as checkpoint
 from wmtp.config import Config, Recipe, override, to_yaml
 from wmtp.data.corpus import Data, load_data
 from wmtp.environment import configure_torch, describe
@@ -26,11 +27,10 @@ from wmtp.experiment.results import (
 from wmtp.experiment.samples import weighted_samples
 from wmtp.experiment.statistics import interval, mean_interval, paired_difference
 from wmtp.layout import CONFIG_FILE, ENVIRONMENT_FILE, RECIPE_FILE
+from wmtp.metrics import MetricsLog
 from wmtp.registry import did_you_mean
 from wmtp.storage import read_json, write_json, write_text
-from wmtp.tracking import MetricsLog
-from wmtp.tracking.tracker import Tracker
-from wmtp.train import checkpoint
+from wmtp.tracking.tracker import Tracker, mlflow_follower
 from wmtp.train.assemble import scorer_needs
 from wmtp.train.optim import check_schedule
 from wmtp.train.run import train, train_critic, write_reference_scores
@@ -172,7 +172,7 @@ class _SharedData:
 
 def _train_and_evaluate(recipe: Recipe, config: Config, shared: _SharedData, run: Path) -> None:
     data = shared.of(recipe)
-    train(recipe, config, run, resume="auto", data=data)
+    train(recipe, config, run, resume="auto", data=data, follow=mlflow_follower(config))
     if not evaluation_path(run, recipe).exists():
         evaluate_run(run, recipe, config)
 
@@ -215,7 +215,9 @@ def _with_critics(
         if kind is not None and kind not in found:
             say(f"critic of {arm.name}")
             run = directory / "critics" / arm.name
-            found[kind] = train_critic(arm.recipe, config, shared.of(arm.recipe), run)
+            found[kind] = train_critic(
+                arm.recipe, config, shared.of(arm.recipe), run, mlflow_follower(config)
+            )
         place = {} if kind is None else {"critic.path": str(found[kind])}
         ready.append(replace(arm, recipe=override(arm.recipe, place, arm.name)))
     return ready

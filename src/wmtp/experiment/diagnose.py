@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
+from wmtp.checkpoint import store as checkpoint
 from wmtp.config import Config, Recipe, override
+from wmtp.critic.value_metrics import auc
 from wmtp.data.corpus import Data, load_data
 from wmtp.data.documents import documents_from
 from wmtp.data.loader import collate, pack
@@ -18,17 +20,15 @@ from wmtp.data.targets import lookahead, shift_left
 from wmtp.data.tokenizer import document_start
 from wmtp.environment import choose_device, configure_torch
 from wmtp.errors import WMTPError
+from wmtp.experiment.inspect import planted_tokens, token_pieces, weighed
 from wmtp.experiment.samples import trained_module
 from wmtp.layout import DIAGNOSIS_FILE
+from wmtp.metrics import finite
 from wmtp.progress import progress
 from wmtp.storage import write_json
-from wmtp.tracking import finite
-from wmtp.train import checkpoint
 from wmtp.train.assemble import known_columns
 from wmtp.train.stage_one import with_own_critic
-from wmtp.weighting.inspect import planted_tokens, token_pieces, weighed
 from wmtp.weighting.scorers import SCORERS
-from wmtp.weighting.value_metrics import auc
 
 Floats = NDArray[np.float64]
 

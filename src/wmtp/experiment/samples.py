@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from wmtp.checkpoint import store as checkpoint
 from wmtp.config import Config, FieldsConfig, Recipe, override, recipe_from
 from wmtp.data.corpus import Data, Rows, load_data
 from wmtp.data.dataset import Document, tokenise
@@ -11,13 +12,12 @@ from wmtp.data.documents import documents_from
 from wmtp.data.rows import Row
 from wmtp.environment import choose_device, configure_torch
 from wmtp.errors import WMTPError
+from wmtp.experiment.inspect import planted_tokens, start_pieces, token_pieces, token_weights
 from wmtp.experiment.results import TokenSample
-from wmtp.train import checkpoint
 from wmtp.train.assemble import build_module, known_columns, scorer_needs
 from wmtp.train.module import WeightedMTP
 from wmtp.train.stage_one import with_own_critic
 from wmtp.train.state import task_tensors
-from wmtp.weighting.inspect import planted_tokens, start_pieces, token_pieces, token_weights
 
 POPULATION = 256
 """Documents that are weighed together, about as many as in an optimiser step."""

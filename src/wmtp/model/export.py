@@ -5,6 +5,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from wmtp.checkpoint.store import resolve_model, verify
 from wmtp.data.tokenizer import load_tokenizer
 from wmtp.data.tokenizer_checks import check_read_back
 from wmtp.errors import WMTPError
@@ -12,7 +13,6 @@ from wmtp.model.loading import load_causal_lm
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.model.twins import with_layers
 from wmtp.storage import new_directory
-from wmtp.train.checkpoint import resolve_model, verify
 
 
 def export_run(run: Path, output: Path, *, next_token_only: bool) -> Path:

@@ -14,9 +14,9 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from wmtp.data.loader import Batch
-from wmtp.decode.cache import PositionCache
 from wmtp.errors import WMTPError, one_line
 from wmtp.model.attention import CACHE, narrowed
+from wmtp.model.cache import PositionCache
 from wmtp.model.modeling import MTPForCausalLM, copy_head_0
 from wmtp.model.packed import next_token_hidden, packed_trunk
 from wmtp.model.twins import make_twin, with_heads

@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from wmtp.checkpoint.store import digests, is_checkpoint, load_tensors, tensor_names
 from wmtp.errors import WMTPError, one_line
 from wmtp.model.modeling import MTPConfig, MTPForCausalLM
 from wmtp.storage import sha256_file, sha256_text
-from wmtp.train.checkpoint import digests, is_checkpoint, load_tensors, tensor_names
 
 ADAPTER = "adapter_config.json"
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
@@ -136,3 +136,11 @@ def _commit(location: str) -> list[str]:
     except WMTPError:  # neither here nor within reach
         return []
     return [] if commit is None else [str(commit)]
+
+
+def load_learner(location: Path) -> MTPForCausalLM:
+    """The model of a checkpoint, in float32."""
+    model = load_causal_lm(str(location), "checkpoint")
+    if not isinstance(model, MTPForCausalLM):
+        raise WMTPError(f"{location}: not a multi-token prediction model")
+    return model

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from wmtp.errors import WMTPError
-from wmtp.layout import EVALUATIONS, HEADS_FILE, LM_EVAL_FILE, SPEED_FILE
+from wmtp.layout import HEADS_FILE, LM_EVAL_FILE, SPEED_FILE
 from wmtp.report.format import ABSENT, number
 from wmtp.storage import read_json
 
@@ -114,11 +114,6 @@ MEASUREMENTS: Mapping[str, Callable[[Result], MeasureTable]] = {
     LM_EVAL_FILE: lm_eval_table,
 }
 """Files of a run that hold no pass@k, and what shows them."""
-
-
-def evaluation_files(run: Path) -> list[Path]:
-    """The results of a run that hold pass@k."""
-    return [path for path in sorted(run.glob(EVALUATIONS)) if path.name not in MEASUREMENTS]
 
 
 def read_measures(run: Path) -> list[MeasureTable]:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from wmtp.errors import WMTPError
-from wmtp.layout import DATA_FILE, ENVIRONMENT_FILE, RECIPE_FILE
+from wmtp.layout import DATA_FILE, ENVIRONMENT_FILE, RECIPE_FILE, evaluation_files
 from wmtp.report import figures
 from wmtp.report.format import number
-from wmtp.report.measures import evaluation_files, read_measures
+from wmtp.report.measures import read_measures
 from wmtp.report.runs import (
     DataSummary,
     Evaluation,

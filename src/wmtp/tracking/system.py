@@ -5,8 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wmtp.metrics import append_record
 from wmtp.tracking.ledger import Tail
-from wmtp.tracking.metrics import append_record
 
 if TYPE_CHECKING:
     from mlflow.system_metrics.metrics.base_metrics_monitor import BaseMetricsMonitor

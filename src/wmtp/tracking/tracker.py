@@ -14,6 +14,7 @@ from wmtp.progress import working
 from wmtp.tracking.ledger import LOG_FILE, load_ledger, waiting_records
 from wmtp.tracking.store import check_tracking
 from wmtp.tracking.worker import Order
+from wmtp.train.follower import Follow
 from wmtp.train.signals import Stopped
 
 SECONDS_IN_HASTE = 5.0
@@ -140,6 +141,21 @@ class Tracker:
             f"mlflow: {what} in {self._directory}; deliver with: wmtp mlflow {self._directory} "
             f"(the reason is in {self._directory / LOG_FILE})"
         )
+
+
+def mlflow_follower(config: Config) -> Follow:
+    """Have MLflow follow a training, if `mlflow.enabled`.
+
+    Raises:
+        WMTPError: MLflow is not installed, or `mlflow.tracking_uri` is none.
+    """
+    if config.mlflow.enabled:
+        check_tracking(config)
+
+    def follow(run: Path, run_id: str | None, *, fresh: bool) -> Tracker:
+        return Tracker(run, config, run_id, fresh=fresh)
+
+    return follow
 
 
 def _tell(worker: "subprocess.Popen[str]", line: str) -> None:

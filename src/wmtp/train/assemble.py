@@ -10,22 +10,22 @@ from torch import nn
 from torch.distributed import ProcessGroup
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from wmtp.checkpoint import store as checkpoint
 from wmtp.config import Config, Recipe, override
+from wmtp.critic.labels import training_columns
+from wmtp.critic.learner import ValueLearner
+from wmtp.critic.model import load_critic, untrained_critic
 from wmtp.data.corpus import Data
 from wmtp.data.loader import Batch, Columns, collate, pack
 from wmtp.data.rows import keep_where
+from wmtp.distributed.parallel import is_sharded, replicate, shard
+from wmtp.distributed.world import World
 from wmtp.environment import choose_device, choose_dtype
 from wmtp.errors import WMTPError
 from wmtp.model.build import build_model, count_parameters, empty_model, learner_config, load_reference
-from wmtp.model.critic import load_critic, untrained_critic
-from wmtp.model.loading import load_causal_lm, load_config, model_fingerprint
+from wmtp.model.loading import load_config, load_learner, model_fingerprint
 from wmtp.model.modeling import MTPForCausalLM
-from wmtp.train import checkpoint
-from wmtp.train.critic import ValueLearner
-from wmtp.train.distributed import World
-from wmtp.train.labels import training_columns
 from wmtp.train.module import WeightedMTP
-from wmtp.train.parallel import is_sharded, replicate, shard
 from wmtp.train.state import trained_parameters
 from wmtp.weighting.refscores import load_scores
 from wmtp.weighting.scorers import create_scorer
@@ -192,14 +192,6 @@ class CleanRows:
         order = np.random.default_rng([recipe.seed, step]).choice(self._documents, count, replace=False)
         rows = pack(self._dataset.lengths.tolist(), order.tolist(), length)
         return collate(self._dataset, rows[: recipe.learned.rows], length)
-
-
-def load_learner(location: Path) -> MTPForCausalLM:
-    """The model of a checkpoint, in float32."""
-    model = load_causal_lm(str(location), "checkpoint")
-    if not isinstance(model, MTPForCausalLM):
-        raise WMTPError(f"{location}: not a multi-token prediction model")
-    return model
 
 
 def reference_scores(recipe: Recipe, data: Data) -> NDArray[np.float16] | None:

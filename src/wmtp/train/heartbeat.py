@@ -14,8 +14,8 @@ from typing import NoReturn, TypeVar
 from torch.distributed import DistError
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
+from wmtp.rank import RankLost
 from wmtp.train.stuck import PHASES, Beat, Beats, behind, gone
-from wmtp.train.worker import RankLost
 
 T = TypeVar("T")
 

@@ -21,8 +21,8 @@ from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from wmtp.errors import WMTPError
+from wmtp.rank import started_by_torchrun
 from wmtp.train.signals import INTERRUPTED_STATUS, REQUEUE_STATUS, STOPPING, exit_status
-from wmtp.train.worker import started_by_torchrun
 
 STOPPED = (INTERRUPTED_STATUS, REQUEUE_STATUS)
 MISTAKE = 2

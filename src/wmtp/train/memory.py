@@ -9,24 +9,7 @@ from pathlib import Path
 
 import torch
 
-from wmtp.errors import WMTPError
-
-_SIGNS = (
-    "out of memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "not enough memory",
-    "bad_alloc",
-    "alloc_failed",
-)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed, on the host or on a GPU, in Python or below it."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(sign in text for sign in _SIGNS)
+from wmtp.errors import WMTPError, is_out_of_memory
 
 
 def largest_fitting(rows: int, attempt: Callable[[int], None], release: Callable[[], None]) -> int | None:

@@ -11,17 +11,17 @@ from torch.distributed import ProcessGroup
 from transformers import PreTrainedModel
 
 from wmtp.config import Recipe
+from wmtp.critic.model import Critic
 from wmtp.data.dataset import TokenDataset
 from wmtp.data.loader import Batch
 from wmtp.data.targets import make_targets, shift_left
+from wmtp.distributed.world import World, all_reduce, world_size
 from wmtp.environment import autocast
 from wmtp.errors import WMTPError
 from wmtp.loss import TokenStatistics, linear_token_statistics, weighted_linear_cross_entropy
-from wmtp.model.critic import Critic
+from wmtp.metrics import finite
 from wmtp.model.modeling import MTPForCausalLM, TrunkOutput
 from wmtp.model.packed import next_token_hidden, packed_trunk
-from wmtp.tracking import finite
-from wmtp.train.distributed import World, all_reduce, world_size
 from wmtp.train.validation import validation_ce
 from wmtp.weighting.controls import apply_control
 from wmtp.weighting.schedule import WeightSchedule

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import torch
 
+from wmtp.distributed.world import World
 from wmtp.errors import WMTPError
-from wmtp.train.distributed import World
 from wmtp.train.memory import (
     Growth,
     largest_divisor,

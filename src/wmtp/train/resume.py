@@ -9,16 +9,16 @@ from typing import Any
 
 from torch.distributed.distributed_c10d import PrefixStore
 
+from wmtp.checkpoint import store as checkpoint
 from wmtp.config import Config, Recipe, changed_keys, recipe_from
 from wmtp.data.dataset import TokenDataset
 from wmtp.data.loader import Columns, Loader
+from wmtp.distributed.world import World
 from wmtp.errors import WMTPError
-from wmtp.train import checkpoint
-from wmtp.train.distributed import World
+from wmtp.rank import restarts
 from wmtp.train.heartbeat import Heartbeat
 from wmtp.train.optim import check_schedule
 from wmtp.train.signals import StopRequest
-from wmtp.train.worker import restarts
 
 RESUMABLE = (
     "name",

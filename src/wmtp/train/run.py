@@ -10,21 +10,20 @@ from pathlib import Path
 
 import torch
 
+from wmtp.checkpoint import store as checkpoint
 from wmtp.config import Config, Recipe, to_yaml
+from wmtp.critic.labels import labelled_documents, training_columns
 from wmtp.data.corpus import Data, load_data
 from wmtp.data.tokenizer_checks import check_as_exported
+from wmtp.distributed.world import World, processes
 from wmtp.environment import choose_device, choose_dtype, configure_torch, describe
 from wmtp.errors import WMTPError
 from wmtp.layout import CONFIG_FILE, CRITIC, DATA_FILE, ENVIRONMENT_FILE, RECIPE_FILE
 from wmtp.model.build import count_parameters, learner_config, load_reference
 from wmtp.model.loading import model_fingerprint
 from wmtp.storage import write_json, write_text
-from wmtp.tracking.store import check_tracking
-from wmtp.tracking.tracker import Tracker
-from wmtp.train import checkpoint
 from wmtp.train.assemble import known_columns, module_on_devices, scorer_needs
-from wmtp.train.distributed import World, processes
-from wmtp.train.labels import labelled_documents, training_columns
+from wmtp.train.follower import Follow, Follower, nobody
 from wmtp.train.lock import RunLock
 from wmtp.train.optim import check_schedule
 from wmtp.train.resume import attended, make_loader, starting_point
@@ -87,6 +86,7 @@ def train(
     run: Path,
     resume: str = "never",
     data: Data | None = None,
+    follow: Follow = nobody,
 ) -> Path:
     """Train, or go on training, in the directory `run`; returns its last checkpoint.
 
@@ -96,10 +96,9 @@ def train(
         resume: "never" starts a new run, "auto" continues the newest good checkpoint if there is one, anything else
             is the checkpoint to continue from.
         data: what `load_data(recipe, …)` gives, when it is at hand.
+        follow: who follows the run, and its stage 1.
     """
     configure_torch(config.devices)
-    if config.mlflow.enabled:
-        check_tracking(config)
     with ExitStack() as stack:
         stack.enter_context(_full_disk_explained(run))
         world = stack.enter_context(processes(config.devices))
@@ -110,13 +109,11 @@ def train(
                 data = load_data(recipe, Path(config.paths.cache))
         _check_tokenizer(recipe, data)
         is_own = start is not None and start.path.resolve().is_relative_to(run.resolve())
-        tracker = Tracker(
-            run, config, start.state["mlflow_run_id"] if start and is_own else None, fresh=not is_own
-        )
-        begin = cache(lambda: _begin(recipe, config, data, run, world, stack, tracker))
+        follower = follow(run, start.state["mlflow_run_id"] if start and is_own else None, fresh=not is_own)
+        begin = cache(lambda: _begin(recipe, config, data, run, world, stack, follower))
         critic = None
         if "values" in scorer_needs(recipe) and recipe.critic.path is None:
-            critic = learn_values(recipe, config, data, run / CRITIC, resume, world, begin)
+            critic = learn_values(recipe, config, data, run / CRITIC, resume, world, begin, follow)
         torch.manual_seed(recipe.seed + world.rank)
         with world.first_one_first():
             columns = known_columns(recipe, config, data)
@@ -132,7 +129,7 @@ def train(
             run,
             world,
             *stack.enter_context(attended(run, config, world)),
-            tracker,
+            follower,
             write_configuration=module.model.config.save_pretrained,
         )
         trainer.begin_at(start)
@@ -141,14 +138,14 @@ def train(
     return checkpoint.checkpoints(run)[-1]
 
 
-def train_critic(recipe: Recipe, config: Config, data: Data, run: Path) -> Path:
+def train_critic(recipe: Recipe, config: Config, data: Data, run: Path, follow: Follow = nobody) -> Path:
     """Stage 1 alone, in the directory `run`, or what is left of it; returns the critic's folder."""
     configure_torch(config.devices)
     with ExitStack() as stack:
         stack.enter_context(_full_disk_explained(run))
         world = stack.enter_context(processes(config.devices))
         stack.enter_context(_own_directory(run, world))
-        return learn_values(recipe, config, data, run, "auto", world, lambda: None)
+        return learn_values(recipe, config, data, run, "auto", world, lambda: None, follow)
 
 
 def _begin(
@@ -158,15 +155,15 @@ def _begin(
     run: Path,
     world: World,
     stack: ExitStack,
-    tracker: Tracker,
+    follower: Follower,
 ) -> None:
-    """Nothing can be refused any more: write down what runs, and track it until the stack unwinds."""
+    """Nothing can be refused any more: write down what runs, and have it followed until the stack unwinds."""
     if world.is_first:
         write_text(run / RECIPE_FILE, to_yaml(recipe))
         write_text(run / CONFIG_FILE, to_yaml(config))
         write_json(run / ENVIRONMENT_FILE, describe(config.devices) | {"processes": world.size})
         write_json(run / DATA_FILE, data.summary())
-        stack.enter_context(tracker)
+        stack.enter_context(follower)
 
 
 @contextmanager

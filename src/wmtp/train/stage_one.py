@@ -7,20 +7,20 @@ from typing import Any
 
 import torch
 
+from wmtp.checkpoint import store as checkpoint
 from wmtp.config import Config, Recipe, load, override, to_dict, to_yaml
+from wmtp.critic.labels import labelled_documents
+from wmtp.critic.learner import Labelled, ValueLearner
+from wmtp.critic.model import critic_folder, save_critic
 from wmtp.data.corpus import Data
+from wmtp.distributed.parallel import full
+from wmtp.distributed.world import World
 from wmtp.errors import WMTPError
 from wmtp.layout import BEST, CRITIC, CRITIC_FILE, RECIPE_FILE
-from wmtp.model.critic import critic_folder, save_critic
+from wmtp.metrics import MetricsLog
 from wmtp.storage import mend, write_json, write_text
-from wmtp.tracking import MetricsLog
-from wmtp.tracking.tracker import Tracker
-from wmtp.train import checkpoint
 from wmtp.train.assemble import critic_on_devices
-from wmtp.train.critic import Labelled, ValueLearner
-from wmtp.train.distributed import World
-from wmtp.train.labels import labelled_documents
-from wmtp.train.parallel import full
+from wmtp.train.follower import Follow
 from wmtp.train.resume import attended, make_loader, refuse_other_recipe, starting_point
 from wmtp.train.trainer import Trainer
 
@@ -39,6 +39,7 @@ def learn_values(
     resume: str,
     world: World,
     begin: Callable[[], None],
+    follow: Follow,
 ) -> Path:
     """Train a critic in the directory `run`, or go on training, unless that is done; returns its folder.
 
@@ -49,6 +50,7 @@ def learn_values(
         data: of stage 2, whose tokenizer the critic reads with.
         resume: as of `train`.
         begin: called on every rank when nothing can be refused any more.
+        follow: who follows stage 1.
     Raises:
         WMTPError: rewards that cannot be learnt from, or training that came to nothing.
     """
@@ -67,7 +69,7 @@ def learn_values(
         learnt, held_out = labelled_documents(own, config, data.tokenizer)
     torch.manual_seed(own.seed + world.rank)
     module, parallel = critic_on_devices(own, config, data.tokenizer, start.path if start else None, world)
-    tracker = Tracker(run, config, start.state["mlflow_run_id"] if start else None, fresh=start is None)
+    follower = follow(run, start.state["mlflow_run_id"] if start else None, fresh=start is None)
     with attended(run, config, world) as attendants:
         trainer = Trainer(
             module,
@@ -78,7 +80,7 @@ def learn_values(
             run,
             world,
             *attendants,
-            tracker,
+            follower,
             write_configuration=_backbone_configuration(module),
             on_best=lambda: save_critic(
                 module.model, run / BEST, own, data.tokenizer, whole=full, is_first=world.is_first
@@ -89,7 +91,7 @@ def learn_values(
         if world.is_first:
             write_text(run / RECIPE_FILE, to_yaml(own))
         begin()
-        with tracker if world.is_first else nullcontext():
+        with follower if world.is_first else nullcontext():
             _fit(trainer, run)
     if world.is_first:
         write_json(run / CRITIC_FILE, _result(run, own, learnt, held_out))

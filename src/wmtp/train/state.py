@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from wmtp.train import checkpoint
-from wmtp.train.distributed import World
+from wmtp.checkpoint import store as checkpoint
+from wmtp.distributed.world import World
 from wmtp.train.task import Task
 
 

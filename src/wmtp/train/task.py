@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from wmtp.config import Recipe
 from wmtp.data.loader import Batch
-from wmtp.train.distributed import World
+from wmtp.distributed.world import World
 
 
 class Output(Protocol):

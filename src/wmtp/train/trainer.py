@@ -14,19 +14,18 @@ from torch import nn
 from torch.distributed import ReduceOp
 from transformers import PreTrainedTokenizerFast
 
+from wmtp.checkpoint import store as checkpoint
+from wmtp.checkpoint.writer import CheckpointWriter
 from wmtp.config import to_dict
 from wmtp.data.loader import Batch, Loader
-from wmtp.errors import WMTPError
+from wmtp.distributed.parallel import accumulating, full
+from wmtp.distributed.world import World, all_reduce
+from wmtp.errors import WMTPError, is_out_of_memory
+from wmtp.metrics import MetricsLog, finite
 from wmtp.progress import describe_step, progress
-from wmtp.tracking import MetricsLog, finite
-from wmtp.tracking.tracker import Tracker
-from wmtp.train import checkpoint
-from wmtp.train.checkpoint_writer import CheckpointWriter
-from wmtp.train.distributed import World, all_reduce
+from wmtp.train.follower import Follower
 from wmtp.train.heartbeat import Heartbeat
-from wmtp.train.memory import is_out_of_memory
 from wmtp.train.optim import learning_rate, make_optimizer, set_learning_rate
-from wmtp.train.parallel import accumulating, full
 from wmtp.train.rehearsal import Rehearsal
 from wmtp.train.resume import Start
 from wmtp.train.signals import STOPPING, Stopped, StopRequest
@@ -63,7 +62,7 @@ class Trainer:
         world: World,
         heartbeat: Heartbeat,
         stop: StopRequest,
-        tracker: Tracker,
+        follower: Follower,
         *,
         write_configuration: Callable[[Path], None],
         on_best: Callable[[], None] | None = None,
@@ -79,7 +78,7 @@ class Trainer:
         self.world = world
         self.heartbeat = heartbeat
         self.stop = stop
-        self.tracker = tracker
+        self.follower = follower
         self.write_configuration = write_configuration
         self.on_best = on_best
         self.patience = patience
@@ -188,7 +187,7 @@ class Trainer:
                 "loader": self.loader.state_dict(),
                 "recipe": to_dict(self.recipe),
                 "world_size": self.world.size,
-                "mlflow_run_id": self.tracker.run_id,
+                "mlflow_run_id": self.follower.run_id,
             },
             files=self._write_files,
         )

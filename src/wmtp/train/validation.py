@@ -7,9 +7,9 @@ import torch
 
 from wmtp.data.dataset import TokenDataset
 from wmtp.data.loader import in_order
-from wmtp.tracking import finite
-from wmtp.train.distributed import World, all_reduce
-from wmtp.train.parallel import reshard
+from wmtp.distributed.parallel import reshard
+from wmtp.distributed.world import World, all_reduce
+from wmtp.metrics import finite
 
 if TYPE_CHECKING:
     from wmtp.train.module import WeightedMTP

@@ -11,9 +11,9 @@ from torch.distributed import ProcessGroup
 
 from wmtp.config import CONTROLS
 from wmtp.data.targets import lookahead, shift_left
+from wmtp.distributed.world import all_gather_ragged, rank
 from wmtp.errors import WMTPError
 from wmtp.registry import did_you_mean
-from wmtp.train.distributed import all_gather_ragged, rank
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from torch.distributed import ProcessGroup, ReduceOp
 
 from wmtp.config import WeightConfig
 from wmtp.data.targets import lookahead
-from wmtp.train.distributed import all_reduce
+from wmtp.distributed.world import all_reduce
 
 LOG_RANGE = 700.0
 """Unscaled weights below exp(-LOG_RANGE) times the greatest are raised to it; exp(±700) is still a float64."""

@@ -9,8 +9,8 @@ import pytest
 
 from wmtp.config import Recipe
 from wmtp.errors import WMTPError
-from wmtp.evaluate.sandbox import Case, Limits, Verdict, execute
 from wmtp.evaluate.tasks import TASKS
+from wmtp.sandbox import Case, Limits, Verdict, execute
 
 Write = Callable[[str, Sequence[Any]], Path]
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from wmtp.config import Recipe
 from wmtp.errors import WMTPError
 from wmtp.evaluate.foreign import evaluate_samples
-from wmtp.evaluate.sandbox import Limits, execute_all
 from wmtp.evaluate.tasks import TASKS, Problem
 from wmtp.evaluate.tasks.evalplus_inputs import mbpp_arguments
 from wmtp.evaluate.tasks.evalplus_oracle import check_results, is_close
+from wmtp.sandbox import Limits, execute_all
 
 Write = Callable[[str, Sequence[Any]], Path]
 

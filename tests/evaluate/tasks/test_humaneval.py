@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from wmtp.config import Recipe
+from wmtp.config.protocols import CODE_STOPS
 from wmtp.errors import WMTPError
-from wmtp.evaluate.protocols import CODE_STOPS
-from wmtp.evaluate.sandbox import Limits, Verdict, execute, execute_all
 from wmtp.evaluate.tasks import TASKS
+from wmtp.sandbox import Limits, Verdict, execute, execute_all
 
 Write = Callable[[str, Sequence[Any]], Path]
 

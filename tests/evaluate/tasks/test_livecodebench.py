@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from wmtp.config import Recipe, load, to_yaml
 from wmtp.errors import WMTPError
 from wmtp.evaluate.extraction import extract
-from wmtp.evaluate.sandbox import Call, CallProgram, Case, Limits, StdinProgram, Verdict, execute
 from wmtp.evaluate.tasks import TASKS
 from wmtp.evaluate.tasks.livecodebench import text_of_pickle
+from wmtp.sandbox import Call, CallProgram, Case, Limits, StdinProgram, Verdict, execute
 
 Write = Callable[[str, Sequence[Any]], Path]
 

@@ -10,9 +10,9 @@ import pytest
 
 from wmtp.config import Recipe
 from wmtp.errors import WMTPError
-from wmtp.evaluate.sandbox import Limits, Verdict, execute, execute_all
 from wmtp.evaluate.tasks import TASKS
 from wmtp.evaluate.tasks.texts import demanded_names, needs_candidate
+from wmtp.sandbox import Limits, Verdict, execute, execute_all
 
 Write = Callable[[str, Sequence[Any]], Path]
 

@@ -8,8 +8,8 @@ from wmtp.config import Recipe
 from wmtp.data.corpus import tinycode_corpus
 from wmtp.data.templates import mbpp_style_prompt
 from wmtp.errors import WMTPError
-from wmtp.evaluate.sandbox import Limits, Program, Verdict, execute_all
 from wmtp.evaluate.tasks import TASKS
+from wmtp.sandbox import Limits, Program, Verdict, execute_all
 
 SIZES = {"train": 20, "validation": 4, "test": 12, "curated": 4}
 RECIPE = Recipe.model_validate({"data": {"source": "tinycode", "tinycode": SIZES}})

@@ -9,7 +9,7 @@ from wmtp.config import EvaluateConfig
 from wmtp.data.rows import refuse_half_pairs
 from wmtp.errors import WMTPError
 from wmtp.evaluate.rows import Row, read_rows
-from wmtp.evaluate.sandbox import AnyProgram
+from wmtp.sandbox import AnyProgram
 from wmtp.storage import why_no_file
 
 

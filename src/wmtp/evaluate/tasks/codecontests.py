@@ -8,8 +8,8 @@ from typing import Any
 from wmtp.config import EvaluateConfig, Recipe
 from wmtp.errors import WMTPError
 from wmtp.evaluate.rows import Row, unified
-from wmtp.evaluate.sandbox import Case, StdinProgram
 from wmtp.evaluate.tasks.base import SEVERAL_ANSWERS, ListedTask, Problem, check_unique, data_rows
+from wmtp.sandbox import Case, StdinProgram
 
 SOURCE = "a split of deepmind/code_contests (huggingface.co/datasets), as JSON lines"
 PRIVATE = ("private_tests", "generated_tests", "other_tests")

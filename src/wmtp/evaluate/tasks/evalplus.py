@@ -10,7 +10,6 @@ from typing import Any, Literal
 from wmtp.config import Recipe
 from wmtp.errors import WMTPError
 from wmtp.evaluate.rows import Row
-from wmtp.evaluate.sandbox import ENTRY_POINT, Program
 from wmtp.evaluate.tasks import evalplus_oracle
 from wmtp.evaluate.tasks.base import (
     ListedTask,
@@ -23,6 +22,7 @@ from wmtp.evaluate.tasks.base import (
 from wmtp.evaluate.tasks.evalplus_inputs import mbpp_arguments
 from wmtp.evaluate.tasks.humaneval import checked_program
 from wmtp.evaluate.tasks.texts import demanded_names, needs_candidate, packages_imported
+from wmtp.sandbox import ENTRY_POINT, Program
 
 HUMANEVAL = "HumanEvalPlus.jsonl.gz of github.com/evalplus/humanevalplus_release"
 MBPP = "MbppPlus.jsonl.gz of github.com/evalplus/mbppplus_release"

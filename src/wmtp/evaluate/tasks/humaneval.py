@@ -4,14 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 from wmtp.config import Recipe
+from wmtp.config.protocols import Prompt
 from wmtp.data.templates import function_message
 from wmtp.errors import WMTPError
 from wmtp.evaluate.entry_points import as_function, is_entry_point
-from wmtp.evaluate.protocols import Prompt
 from wmtp.evaluate.rows import Row
-from wmtp.evaluate.sandbox import ENTRY_POINT, Program
 from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows, is_humaneval_plus
 from wmtp.evaluate.tasks.texts import helpers, packages_imported
+from wmtp.sandbox import ENTRY_POINT, Program
 
 SOURCE = "HumanEval.jsonl.gz of github.com/openai/human-eval (folder data)"
 

@@ -10,12 +10,12 @@ from datetime import date, datetime
 from typing import Any
 
 from wmtp.config import Recipe
+from wmtp.config.protocols import Protocol
 from wmtp.errors import WMTPError
 from wmtp.evaluate.entry_points import as_function
-from wmtp.evaluate.protocols import Protocol
 from wmtp.evaluate.rows import Row, unified
-from wmtp.evaluate.sandbox import AnyProgram, Call, CallProgram, Case, StdinProgram
 from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows
+from wmtp.sandbox import AnyProgram, Call, CallProgram, Case, StdinProgram
 
 SOURCE = "test*.jsonl of livecodebench/code_generation_lite (huggingface.co/datasets)"
 PACKAGES = ("numpy",)

@@ -3,13 +3,13 @@
 from typing import Any
 
 from wmtp.config import Recipe
+from wmtp.config.protocols import Prompt
 from wmtp.data.templates import task_message
 from wmtp.errors import WMTPError
-from wmtp.evaluate.protocols import Prompt
 from wmtp.evaluate.rows import Row
-from wmtp.evaluate.sandbox import Program
 from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows, is_mbpp_plus
 from wmtp.evaluate.tasks.texts import demanded_names, needs_candidate, packages_imported
+from wmtp.sandbox import Program
 
 SOURCE = "mbpp.jsonl, or sanitized-mbpp.json, of github.com/google-research/google-research (folder mbpp)"
 SPLITS = {"test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}

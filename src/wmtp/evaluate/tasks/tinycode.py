@@ -4,8 +4,8 @@ from wmtp.config import Recipe
 from wmtp.data.corpus import tinycode_corpus
 from wmtp.data.templates import mbpp_style_prompt
 from wmtp.data.tinycode.corpus import Row
-from wmtp.evaluate.sandbox import Program
 from wmtp.evaluate.tasks.base import ListedTask, Problem
+from wmtp.sandbox import Program
 
 
 def tinycode(recipe: Recipe) -> ListedTask:

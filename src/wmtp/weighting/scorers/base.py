@@ -12,8 +12,7 @@ from torch.distributed import ProcessGroup
 
 from wmtp.config import Mode, WeightConfig
 from wmtp.data.loader import Batch
-from wmtp.errors import WMTPError
-from wmtp.train.memory import is_out_of_memory
+from wmtp.errors import WMTPError, is_out_of_memory
 from wmtp.weighting.weights import expand
 
 Need = Literal[

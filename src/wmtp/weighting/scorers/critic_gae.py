@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from wmtp.config import Mode, Recipe
-from wmtp.train.distributed import all_reduce
+from wmtp.distributed.world import all_reduce
 from wmtp.weighting.advantage import gae
 from wmtp.weighting.scorers.base import Need, ScoreInputs, Scorer, StepInfo
 

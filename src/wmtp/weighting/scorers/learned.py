@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from wmtp.config import Mode, Recipe
-from wmtp.train.distributed import all_reduce
+from wmtp.distributed.world import all_reduce
 from wmtp.weighting.scorers.base import Need, ScoreInputs, Scorer, StepInfo
 
 FEATURES = 3

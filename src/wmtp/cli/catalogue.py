@@ -1,0 +1,69 @@
+"""What can be named: recipes, scorers, controls, tasks, protocols, sources."""
+
+from pathlib import Path
+from typing import Any
+
+from wmtp.config import ALGORITHMS, CONTROLS
+from wmtp.errors import WMTPError
+from wmtp.registry import Registry, did_you_mean
+
+_PACKAGE = Path(__file__).parent
+_FOLDERS = (Path("recipes"), _PACKAGE / "recipes", _PACKAGE.parent.parent / "recipes")
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Recipes by name: those in ./recipes, and those that came with the package."""
+    return {path.stem: path for folder in reversed(_FOLDERS) for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_recipe(name: str) -> Path:
+    """A recipe by path or by the name of a shipped one.
+
+    Raises:
+        WMTPError: there is none.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    known = shipped_recipes()
+    if name not in known:
+        raise WMTPError(f"recipe {name!r}: no such file or shipped recipe; {did_you_mean(name, list(known))}")
+    return known[name]
+
+
+def catalogue() -> dict[str, dict[str, str]]:
+    """Names, each with what it is, by kind."""
+    from wmtp.config.protocols import ABOUT
+    from wmtp.data.corpus import BUILT_IN
+    from wmtp.evaluate.tasks import TASKS
+    from wmtp.weighting.scorers import SCORERS
+
+    return {
+        "algorithms": {name: f"trains with the scorer {scorer}" for name, scorer in ALGORITHMS.items()},
+        "scorers": {name: _about(SCORERS, name) for name in SCORERS.names()},
+        "controls": dict(CONTROLS),
+        "tasks": {name: _about(TASKS, name) for name in TASKS.names()},
+        "protocols": {name: f"{about} ({_tasks_with(name)})" for name, about in ABOUT.items()},
+        "sources": {**BUILT_IN, "PATH": "JSONL, JSON or Parquet; a file, a folder or a pattern"},
+        "recipes": {name: _first_comment(path) for name, path in shipped_recipes().items()},
+    }
+
+
+def _tasks_with(protocol: str) -> str:
+    from wmtp.config.protocols import PROTOCOLS
+
+    return ", ".join(task for task, known in PROTOCOLS.items() if protocol in known) or "tasks of your own"
+
+
+def _about(registry: Registry[Any], name: str) -> str:
+    """The first line that a factory, or what a method of it makes, says of itself; why it cannot if it is broken."""
+    try:
+        factory = registry.get(name)
+    except WMTPError as error:
+        return str(error)
+    documented = getattr(factory, "__self__", factory)
+    return (documented.__doc__ or "").strip().partition("\n")[0]
+
+
+def _first_comment(path: Path) -> str:
+    first = path.read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""

@@ -1,0 +1,30 @@
+"""Executing programs that nobody has read: see docs/sandbox.md for what this protects from and what it does not."""
+
+from wmtp.sandbox.program import (
+    ENTRY_POINT,
+    Call,
+    CallProgram,
+    Case,
+    Execution,
+    Limits,
+    Program,
+    StdinProgram,
+    Verdict,
+)
+from wmtp.sandbox.runner import AnyProgram, describe, execute, execute_all
+
+__all__ = [
+    "ENTRY_POINT",
+    "AnyProgram",
+    "Call",
+    "CallProgram",
+    "Case",
+    "Execution",
+    "Limits",
+    "Program",
+    "StdinProgram",
+    "Verdict",
+    "describe",
+    "execute",
+    "execute_all",
+]
