@@ -19,7 +19,7 @@ import pytest
 from wmtp.cli import main
 from wmtp.config import load, to_yaml
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from wmtp.data import tinycode
 from wmtp.evaluate.tasks.humaneval import checked_program
 from wmtp.sandbox import Case, Execution, Limits, Program, StdinProgram, Verdict, execute_all
 
-DATA = Path(__file__).parents[4] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 AMPLE = Limits(cpu_seconds=20, wall_seconds=200)
 CLASSES_IN_TESTS = {367, 601, 927}
 

@@ -124,7 +124,7 @@ def test_environment_is_empty(place: Path, level: str, monkeypatch: pytest.Monke
     assert names == "['HOME', 'TMPDIR']"
     assert returned("__import__('os').getcwd() == __import__('os').environ['HOME']", level) == "True"
     assert "site-packages" not in returned("__import__('sys').path", level)
-    assert str(Path(__file__).parents[3] / "src") not in returned("__import__('sys').path", level)
+    assert str(Path(__file__).parents[2] / "src") not in returned("__import__('sys').path", level)
 
 
 def test_user_is_given_up(place: Path, level: str) -> None:

@@ -7,7 +7,7 @@ from wmtp.config import ALGORITHMS, CONTROLS
 from wmtp.errors import WMTPError
 from wmtp.registry import Registry, did_you_mean
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 _FOLDERS = (Path("recipes"), _PACKAGE / "recipes", _PACKAGE.parent.parent / "recipes")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wmtp import __version__
+from wmtp import __version__, tracking
 from wmtp.config import Config
 from wmtp.errors import WMTPError
 from wmtp.experiment.results import read_comparison
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 EXAMPLE = "Write a function."
-SERVED_MODEL = Path(__file__).with_name("served_model.py")
+SERVED_MODEL = Path(tracking.__file__).with_name("served_model.py")
 Export = Callable[[Path, Path], object]
 """Writes the model of a run (first) as a folder of transformers (second)."""
 
