@@ -1,25 +1,34 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: demo test check bench setup clean
+.PHONY: demo test check bench install setup clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   train four arms of a small code model, run what they write, show who won"
 	@echo "make test   the test suite"
-	@echo "make check  ruff and mypy"
+	@echo "make check  ruff, mypy, and which package imports which"
+	@echo "make setup  what tests and checks need, in .venv (make install: what the demo needs)"
 	@echo "make bench  benchmarks: loss, step, scorers, checkpoints, processes, sandbox, decoding"
 
-setup: $(BIN)/.installed
-
-$(BIN)/.installed: pyproject.toml constraints.txt
+# Every version is pinned, so nothing has to be resolved, but for torch: what it needs differs by machine.
+$(BIN)/.installed: pyproject.toml requirements/run.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,mlflow]'
+	$(PIP) -c constraints.txt torch
+	$(PIP) --no-deps -r requirements/run.txt -e .
 	@touch $@
 
-demo: setup
+$(BIN)/.tests-installed: $(BIN)/.installed requirements/test.txt
+	$(PIP) --no-deps -r requirements/test.txt
+	@touch $@
+
+install: $(BIN)/.installed
+
+setup: $(BIN)/.tests-installed
+
+demo: install
 	$(BIN)/wmtp compare recipes/demo.yaml
 
 test: setup
@@ -31,7 +40,7 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: setup
+bench: install
 	$(BIN)/python benchmarks/loss.py
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/scorers.py
