@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from wmtp import __version__
 from wmtp.config import DevicesConfig
 from wmtp.errors import WMTPError
 
-LIBRARIES = ("wmtp", "torch", "transformers", "tokenizers", "numpy")
+LIBRARIES = ("torch", "transformers", "tokenizers", "numpy")
 
 
 def processor_name() -> str:
@@ -68,6 +69,7 @@ def describe(devices: DevicesConfig) -> dict[str, Any]:
     """Versions, hardware and what `auto` comes to, for `environment.json` and `wmtp env`."""
     device = choose_device(devices)
     return {
+        "wmtp": __version__,
         **{name: version(name) for name in LIBRARIES},
         "python": platform.python_version(),
         "platform": platform.platform(),
