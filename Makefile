@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench setup clean
+.PHONY: demo test check bench gpu setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -10,6 +10,7 @@ help:
 	@echo "make test   the test suite"
 	@echo "make check  ruff and mypy"
 	@echo "make bench  benchmarks: loss, step, scorers, checkpoints, processes, sandbox, decoding"
+	@echo "make gpu    on a machine with CUDA: tests of the GPU, then benchmarks, in under 8 minutes; QUICK=1 rehearses"
 
 setup: $(BIN)/.installed
 
@@ -38,6 +39,10 @@ bench: setup
 	$(BIN)/python benchmarks/distributed.py
 	$(BIN)/python benchmarks/sandbox.py
 	$(BIN)/python benchmarks/decode.py
+
+gpu:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py $(if $(QUICK),--quick) \
+	  $(if $(WHEELS),--wheels "$(WHEELS)") $(if $(OUT),--out "$(OUT)")
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
