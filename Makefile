@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: demo test check bench install setup clean
+.PHONY: demo test check bench gpu install setup clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo "make check  ruff, mypy, and which package imports which"
 	@echo "make setup  what tests and checks need, in .venv (make install: what the demo needs)"
 	@echo "make bench  benchmarks: loss, step, scorers, checkpoints, processes, sandbox, decoding"
+	@echo "make gpu    on a machine with CUDA: tests of the GPU, then benchmarks, in under 8 minutes; QUICK=1 rehearses"
 
 # Every version is pinned, so nothing has to be resolved, but for torch: what it needs differs by machine.
 $(BIN)/.installed: pyproject.toml requirements/run.txt
@@ -48,6 +49,10 @@ bench: install
 	$(BIN)/python benchmarks/distributed.py
 	$(BIN)/python benchmarks/sandbox.py
 	$(BIN)/python benchmarks/decode.py
+
+gpu:
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) benchmarks/gpu.py $(if $(QUICK),--quick) \
+	  $(if $(WHEELS),--wheels "$(WHEELS)") $(if $(OUT),--out "$(OUT)")
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

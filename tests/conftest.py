@@ -12,6 +12,10 @@ from hypothesis import settings
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Of the processes that tests start, too: as many of them run at once as there are cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# torch reads it once in a process, at the first product on a GPU.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+# Where tests marked `gpu` run: cpu rehearses them.
+GPU_DEVICE = os.environ.get("WMTP_GPU_DEVICE", "cuda")
 # A busy machine is no failure, and CI should not fail by luck.
 settings.register_profile("wmtp", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("wmtp")
@@ -21,9 +25,9 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` are skipped where there is none."""
+    """Skip tests marked `gpu` where there is none, unless they are rehearsed."""
     on_gpu = [item for item in items if item.get_closest_marker("gpu") is not None]
-    if not on_gpu:
+    if not on_gpu or GPU_DEVICE == "cpu":
         return
     import torch
 
@@ -42,6 +46,18 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def gpu_device() -> str:
+    """The device of tests marked `gpu`."""
+    return GPU_DEVICE
+
+
+@pytest.fixture(params=["cpu", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> str:
+    """Each device in turn: the processor and, in tests then marked `gpu`, the GPU."""
+    return GPU_DEVICE if request.param == "gpu" else request.param
 
 
 @pytest.fixture

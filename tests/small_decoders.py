@@ -66,7 +66,8 @@ def recompute() -> Callable[..., torch.Tensor]:
 
     def logits(model: MTPForCausalLM, sequence: list[int], head: int = 0) -> torch.Tensor:
         with torch.inference_mode():
-            return model.lm_head(model.head(model.trunk(torch.tensor([sequence])), head))[0, -1]
+            ids = torch.tensor([sequence], device=model.device)
+            return model.lm_head(model.head(model.trunk(ids), head))[0, -1]
 
     return logits
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from wmtp import __version__
 from wmtp.config import DevicesConfig
 from wmtp.errors import WMTPError
 
-LIBRARIES = ("wmtp", "transformers", "tokenizers", "numpy")
+LIBRARIES = ("transformers", "tokenizers", "numpy")
 
 
 def processor_name() -> str:
@@ -68,6 +69,7 @@ def describe(devices: DevicesConfig) -> dict[str, Any]:
     """Versions, hardware and what `auto` comes to, for `environment.json` and `wmtp env`."""
     device = choose_device(devices)
     return {
+        "wmtp": __version__,
         **{name: version(name) for name in LIBRARIES},
         "torch": torch.__version__,  # with its build, +cpu or +cu130
         "python": platform.python_version(),

@@ -101,10 +101,10 @@ def test_in_the_background_tensors_may_change_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @IN_BACKGROUND
-def test_tensors_on_a_gpu(in_background: bool, tmp_path: Path) -> None:
+def test_tensors_on_a_gpu(in_background: bool, gpu_device: str, tmp_path: Path) -> None:
     writer = make_writer(tmp_path, in_background=in_background)
-    model = {name: tensor.cuda() for name, tensor in model_at(1).items()}
-    training = {name: tensor.cuda() for name, tensor in training_at(1).items()}
+    model = {name: tensor.to(gpu_device) for name, tensor in model_at(1).items()}
+    training = {name: tensor.to(gpu_device) for name, tensor in training_at(1).items()}
     writer.save(1, model=model, training=training, state={"of": 1}, files=write_files)
     if in_background:
         for tensor in [*model.values(), *training.values()]:

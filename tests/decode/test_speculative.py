@@ -81,6 +81,36 @@ def test_the_tokens_are_those_of_greedy_decoding(
     check_records(found, blocks, eos_ids, used)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("key_value_heads", [1, 4])
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_tokens_on_a_gpu_are_those_of_greedy_decoding_on_the_processor(
+    build_model, key_value_heads, tied, gpu_device
+):
+    model = build_model(heads=4, attention_heads=4, key_value_heads=key_value_heads, tied=tied)
+    prompts = [[1, 2, 3, 4, 5], [6], [7, 8], [9, 10, 11]]
+    options = {"max_new_tokens": 24, "eos_ids": {7}}
+    expected = generate(model, prompts, **options)
+    model = model.to(gpu_device)
+    greedy = generate(model, prompts, **options)
+    assert (greedy.tokens, greedy.stops) == (expected.tokens, expected.stops)
+    for heads in (2, 4):
+        for batch_size in (1, 3):
+            found, blocks = decode(model, prompts, heads=heads, batch_size=batch_size, **options)
+            assert (found.tokens, found.stops) == (expected.tokens, expected.stops)
+            check_records(found, blocks, {7}, heads)
+
+
+@pytest.mark.gpu
+def test_samples_on_a_gpu_do_not_depend_on_the_batches(build_model, gpu_device):
+    model = build_model().to(gpu_device)
+    options = {"max_new_tokens": 16, "eos_ids": (), "temperature": 1.0, "seed": 3}
+    prompts = [[1, 2, 3], [4], [5, 6, 7, 8]]
+    one_by_one, together = (generate(model, prompts, batch_size=n, **options).tokens for n in (1, 3))
+    assert one_by_one == together
+    assert len({tuple(tokens) for tokens in together}) == 3
+
+
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2", "qwen3"])
 @pytest.mark.parametrize("key_value_heads", [1, 4])
 def test_drafts_are_the_choices_of_the_heads(build_model, recompute, architecture, key_value_heads):
@@ -181,8 +211,8 @@ def test_progress_counts_every_prompt_once(count_upwards):
     assert sum(told) == len(prompts)
 
 
-def test_bfloat16_chooses_nearly_the_best_token(build_model, recompute):
-    model = build_model(dtype=torch.bfloat16).train()
+def test_bfloat16_chooses_nearly_the_best_token(build_model, recompute, device):
+    model = build_model(dtype=torch.bfloat16).to(device).train()
     prompts = [[1, 2, 3], [4], [5, 6, 7, 8]]
     found = generate_speculative(model, prompts, max_new_tokens=12, eos_ids=())
     assert model.training

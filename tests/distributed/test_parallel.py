@@ -180,11 +180,15 @@ def test_an_empty_model_has_shapes_ties_and_buffers_but_no_storage(tmp_path: Pat
 @pytest.mark.gpu
 @pytest.mark.parametrize("layout", [{"parallel": "fsdp"}, {"cpu_offload": True, "parallel": "fsdp"}], ids=str)
 def test_sharding_on_a_gpu_is_training_on_a_gpu(
-    layout: dict[str, Any], make_recipe: Callable[..., Recipe], config: Config, tmp_path: Path
+    layout: dict[str, Any],
+    make_recipe: Callable[..., Recipe],
+    config: Config,
+    gpu_device: str,
+    tmp_path: Path,
 ) -> None:
     losses = []
     for name, changes in {"plain": {}, "sharded": layout}.items():
-        devices = config.devices.model_copy(update={"device": "cuda", **changes})
+        devices = config.devices.model_copy(update={"device": gpu_device, **changes})
         train(make_recipe(), config.model_copy(update={"devices": devices}), tmp_path / name)
         losses.append([r["loss"] for r in MetricsLog(tmp_path / name) if r["kind"] == "train"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)

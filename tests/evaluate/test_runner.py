@@ -27,7 +27,7 @@ from wmtp.decode.generate import generate
 from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
 from wmtp.evaluate import judging
-from wmtp.evaluate.runner import evaluate, evaluate_run, evaluation_path, samples_path
+from wmtp.evaluate.runner import evaluate, evaluate_run, evaluation_path, samples_path, trained_model
 from wmtp.evaluate.samples import SampleFile
 from wmtp.evaluate.tasks import TASKS, Problem
 from wmtp.model.modeling import MTPForCausalLM
@@ -202,6 +202,24 @@ def test_greedy_completions_are_those_that_drafting_gives(run: Run, tmp_path: Pa
     result = run(tmp_path / "s.jsonl", samples=1, k=[1], temperature=0)
     assert result["protocol"] == "lm-eval (changed: max_new_tokens=8)"
     assert result["decoding"]["same_as_greedy"] == 3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_of_a_gpu_is_evaluated_there(
+    precision: str, make_recipe: Callable[..., Recipe], config: Config, gpu_device: str, tmp_path: Path
+) -> None:
+    devices = config.devices.model_copy(update={"device": gpu_device, "precision": precision})
+    config, recipe = config.model_copy(update={"devices": devices}), make_recipe(**TINYCODE)
+    train(recipe, config, tmp_path / "run")
+    _, model, _ = trained_model(tmp_path / "run", config)
+    assert model.device.type == gpu_device
+    low = precision == "bf16" and gpu_device != "cpu"
+    assert model.dtype is (torch.bfloat16 if low else torch.float32)
+    result = evaluate_run(tmp_path / "run", recipe, config)
+    assert sum(result["verdicts"].values()) == result["problems"] == 4
+    if not low:  # in bf16, blocks of several tokens may round otherwise than single ones
+        assert result["decoding"]["same_as_greedy"] == 4
 
 
 class Killed(BaseException):

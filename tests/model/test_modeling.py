@@ -69,13 +69,13 @@ def test_generate_with_and_without_cache_and_with_padding() -> None:
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_packed_documents_do_not_see_each_other(attention: str) -> None:
-    model = make()
+def test_packed_documents_do_not_see_each_other(attention: str, device: str) -> None:
+    model = make().to(device)
     model.set_attn_implementation(attention)
-    documents = [torch.randint(2, 50, (1, n)) for n in (4, 6, 3)]
-    ids = torch.cat([*documents, torch.ones(1, 2, dtype=torch.long)], 1)
-    document_ids = torch.tensor([[1] * 4 + [2] * 6 + [3] * 3 + [0] * 2])
-    position_ids = torch.tensor([[*range(4), *range(6), *range(3), 0, 0]])
+    documents = [torch.randint(2, 50, (1, n), device=device) for n in (4, 6, 3)]
+    ids = torch.cat([*documents, torch.ones(1, 2, dtype=torch.long, device=device)], 1)
+    document_ids = torch.tensor([[1] * 4 + [2] * 6 + [3] * 3 + [0] * 2], device=device)
+    position_ids = torch.tensor([[*range(4), *range(6), *range(3), 0, 0]], device=device)
     packed = model.trunk(ids, mask=document_mask(document_ids), position_ids=position_ids)
     for h in range(3):
         hidden = model.head(packed, h)
@@ -86,6 +86,31 @@ def test_packed_documents_do_not_see_each_other(attention: str) -> None:
             # transformers' eager attention takes its softmax in float32, whatever the dtype: a few roundings a layer.
             float32 = 32 * torch.finfo(torch.float32).eps * float(alone.detach().abs().max())
             torch.testing.assert_close(part, alone, rtol=0, atol=float32 if attention == "eager" else 1e-12)
+
+
+def test_a_loaded_model_changes_its_attention_whatever_it_was_saved_with(tmp_path: Path) -> None:
+    model = make()
+    model.set_attn_implementation("eager")
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="sdpa")
+    again.set_attn_implementation("eager")
+    assert again.config.backbone._attn_implementation == "eager"
+
+
+def test_packed_rows_in_bf16_stay_close_to_float64(device: str) -> None:
+    model = make("qwen3").to(device)
+    ids = torch.randint(2, 50, (2, 128), device=device)
+    document_ids = (torch.arange(128, device=device) // 40 + 1).expand(2, -1)
+    position_ids = (torch.arange(128, device=device) % 40).expand(2, -1)
+    packed = {"mask": document_mask(document_ids), "position_ids": position_ids}
+    with torch.no_grad():
+        exact = [model.head(model.trunk(ids, **packed), h) for h in range(3)]
+        model.float()
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            trunk = model.trunk(ids, **packed)
+            low = [model.head(trunk, h) for h in range(3)]
+    for found, expected in zip(low, exact, strict=True):
+        assert float((found - expected).norm() / expected.norm()) < 3e-2
 
 
 def test_models_of_one_seed_share_trunk_and_head_0_whatever_the_heads() -> None:

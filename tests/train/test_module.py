@@ -115,9 +115,10 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_loss_and_gradients_are_those_of_the_definition(name: str, parts: Any) -> None:
+def test_loss_and_gradients_are_those_of_the_definition(name: str, parts: Any, device: str) -> None:
     changes, weigh = CASES[name]
     module, (batch,) = parts(**changes)
+    module, batch = module.to(device), batch.to(torch.device(device))
     valid = module.targets(batch)[1]
     output = module(batch, step=0, valid_entries=valid.sum())
     loss, gradients = loss_and_gradients(module, output.loss)
@@ -189,8 +190,9 @@ def test_a_scorer_without_its_reference_says_what_to_set(parts: Any) -> None:
         module(replace(batch, columns={}), step=0, valid_entries=torch.tensor(1))
 
 
-def test_bf16_stays_close_to_fp32(parts: Any) -> None:
+def test_bf16_stays_close_to_fp32(parts: Any, device: str) -> None:
     module, (batch,) = parts()
+    module, batch = module.to(device), batch.to(torch.device(device))
     n = module.targets(batch)[1].sum()
     exact = float(module(batch, step=0, valid_entries=n).loss.detach())
     low = WeightedMTP(module.model.float(), module.recipe, compute_dtype=torch.bfloat16)

@@ -104,6 +104,29 @@ def test_resuming_gives_the_uninterrupted_run(
     assert trajectory(tmp_path / "stopped") == before
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("changes", [{}, {"train.scorer": "entropy-v1"}], ids=["uniform", "weighted"])
+def test_resuming_on_a_gpu_gives_the_uninterrupted_run(
+    changes: dict[str, Any], make_recipe: Make, config: Config, gpu_device: str, tmp_path: Path
+) -> None:
+    deterministic = {"device": gpu_device, "precision": "bf16", "deterministic": True}
+    config = config.model_copy(update={"devices": config.devices.model_copy(update=deterministic)})
+    recipe = make_recipe(**changes)
+    try:
+        train(recipe, config, tmp_path / "whole")
+        newest = train(recipe, config, tmp_path / "stopped")
+        newest.rename(tmp_path / "away")
+        train(recipe, config, tmp_path / "stopped", resume="auto")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert trajectory(tmp_path / "stopped") == trajectory(tmp_path / "whole")
+    again = checkpoint.checkpoints(tmp_path / "stopped")[-1]
+    for part in ("model", "training"):
+        expected = tensors(tmp_path / "away", part)
+        for name, tensor in tensors(again, part).items():
+            assert torch.equal(tensor, expected[name]), name
+
+
 def test_a_run_stopped_between_saving_and_validating_validates_on_resuming(
     make_recipe: Make, config: Config, tmp_path: Path
 ) -> None:
@@ -245,7 +268,10 @@ def test_gradient_checkpointing_and_accumulation_change_nothing_but_memory(
     assert losses["accumulated"] == pytest.approx(losses["plain"], rel=1e-5)
 
 
-def test_bf16_and_deterministic_training(make_recipe: Make, config: Config, tmp_path: Path) -> None:
+def test_bf16_and_deterministic_training(
+    make_recipe: Make, config: Config, device: str, tmp_path: Path
+) -> None:
+    config = config.model_copy(update={"devices": config.devices.model_copy(update={"device": device})})
     devices = config.devices.model_copy(update={"precision": "bf16", "deterministic": True})
     careful = config.model_copy(update={"devices": devices})
     try:

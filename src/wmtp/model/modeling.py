@@ -125,6 +125,15 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
         weight: Tensor = self.lm_head.weight
         return weight
 
+    def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
+        """Choose the attention implementation, as in transformers.
+
+        Some versions leave a mark in the backbone's configuration; saved with it, it would keep a loaded model
+        from changing.
+        """
+        super().set_attn_implementation(*args, **kwargs)
+        vars(self.config.backbone).pop("_attn_was_changed", None)
+
     def enable_checkpointing(self) -> None:
         """Recompute each layer's activations in the backward pass instead of keeping them."""
         name = "activation_checkpointing_enable"  # gradient_checkpointing_enable in older versions
