@@ -4,6 +4,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from wmtp.train import checkpoint
 from wmtp.train.assemble import load_learner
 from wmtp.train.distributed import World
 from wmtp.train.module import WeightedMTP
+from wmtp.train.resume import Start, keep_precision
 from wmtp.train.run import plan, train, write_reference_scores
 from wmtp.train.state import Counters
 from wmtp.train.validation import validation_ce
@@ -262,6 +264,48 @@ def test_bf16_and_deterministic_training(make_recipe: Make, config: Config, tmp_
     )
     assert low == pytest.approx(full, rel=2e-2)
     assert low != full
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", "bfloat16"), ("fp32", "float32")])
+def test_a_resumed_run_keeps_its_precision(
+    precision: str,
+    dtype: str,
+    make_recipe: Make,
+    config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It goes on where `devices.precision: auto` is the other one."""
+
+    def with_precision(value: str) -> Config:
+        return config.model_copy(update={"devices": config.devices.model_copy(update={"precision": value})})
+
+    recipe, run = make_recipe(), tmp_path / "run"
+    train(recipe, with_precision(precision), run)
+    whole = trajectory(run)
+    shutil.rmtree(checkpoint.checkpoints(run)[-1])
+    monkeypatch.setattr("wmtp.environment._cpu_multiplies_bf16", lambda: precision == "fp32")
+    other = {"bf16": "fp32", "fp32": "bf16"}[precision]
+    with pytest.raises(
+        WMTPError,
+        match=f"step-00000003: was trained in {precision}, and devices.precision is {other}; go on with",
+    ):
+        train(recipe, with_precision(other), run, resume="auto")
+    train(recipe, with_precision("auto"), run, resume="auto")
+    assert trajectory(run) == whole
+    assert f"step-00000003: going on in {precision} as before" in capsys.readouterr().err
+    assert json.loads((run / "environment.json").read_text())["precision"] == dtype
+    assert "precision: auto" in (run / "config.yaml").read_text()
+    train(recipe, with_precision("auto"), run, resume="auto")
+    assert "as before" not in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_does_not_say_its_precision_leaves_it_to_the_environment(
+    make_recipe: Make, config: Config, tmp_path: Path
+) -> None:
+    start = Start(tmp_path, {"counters": {"step": 1}})
+    assert keep_precision(config, start, make_recipe(), World(torch.device("cpu"))) == config
 
 
 def test_the_plan_counts_parameters_without_building(make_recipe: Make, config: Config) -> None:

@@ -346,6 +346,20 @@ def test_early_stopping_counts_on_over_a_stop(
     assert both(tmp_path / "whole")[2]["steps"] == 5
 
 
+def test_stage_1_keeps_its_precision(
+    recipe_of: Make, config: Config, tmp_path: Path, stop_after: Callable[[str, int], None]
+) -> None:
+    stop_after("critic", 2)
+    with pytest.raises(Stopped):
+        train(recipe_of(), config, tmp_path / "run")
+    other = config.model_copy(update={"devices": config.devices.model_copy(update={"precision": "bf16"})})
+    with pytest.raises(
+        WMTPError,
+        match=r"critic/checkpoints/step-00000003: was trained in fp32, and devices\.precision is bf16",
+    ):
+        train(recipe_of(), other, tmp_path / "run", resume="auto")
+
+
 def test_killed_between_the_last_validation_and_the_result(
     recipe_of: Make, config: Config, tmp_path: Path
 ) -> None:

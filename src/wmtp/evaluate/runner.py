@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import Config, DevicesConfig, EvaluateConfig, Recipe
 from wmtp.data.tokenizer import load_tokenizer
-from wmtp.environment import choose_device, choose_dtype, configure_torch
+from wmtp.environment import choose_device, choose_dtype, configure_torch, dtype_name
 from wmtp.evaluate.answers import about_answers
 from wmtp.evaluate.exclusions import check_solutions, exclude
 from wmtp.evaluate.extraction import extracted
@@ -101,7 +101,7 @@ def is_evaluated(run: Path, recipe: Recipe, conditions: dict[str, Any]) -> bool:
 def _conditions(recipe: Recipe, problems: Sequence[Problem], devices: DevicesConfig) -> dict[str, Any]:
     config = recipe.evaluate
     conditions = {
-        "dtype": _dtype_name(decoding_dtype(devices)),
+        "dtype": dtype_name(decoding_dtype(devices)),
         "settings": asdict(config.settings),
         "problems": sha256_text(*(text for p in problems for text in (p.task_id, p.prompt))),
         **verdict_origin(problems, config),
@@ -117,16 +117,12 @@ def _origin(location: Path, recipe: Recipe) -> dict[str, Any]:
 
 def model_origin(location: Path, model: MTPForCausalLM) -> dict[str, Any]:
     """What makes the samples of two models differ."""
-    return {"checkpoint": _identity(location), "dtype": _dtype_name(model.dtype)}
+    return {"checkpoint": _identity(location), "dtype": dtype_name(model.dtype)}
 
 
 def _identity(location: Path) -> str:
     """A checkpoint's name and the beginning of its manifest's digest."""
     return f"{location.name} {sha256_file(location / checkpoint.MANIFEST)[:16]}"
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def decoding_dtype(devices: DevicesConfig) -> torch.dtype:

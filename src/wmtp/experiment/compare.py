@@ -181,7 +181,7 @@ class _Shared:
         return self._conditions[choice]
 
 
-def _refuse_mixed(conditions: Mapping[str, Mapping[str, Any]], baseline: str) -> None:
+def _refuse_mixed(conditions: Mapping[str, dict[str, Any]], baseline: str) -> None:
     """Refuse arms that are not evaluated under the baseline's conditions: they cannot be paired.
 
     Args:
@@ -197,7 +197,7 @@ def _refuse_mixed(conditions: Mapping[str, Mapping[str, Any]], baseline: str) ->
             )
 
 
-def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+def _differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
     """The settings that differ, or else what else does."""
     ours, theirs = found["settings"], expected["settings"]
     settings = [f"{k}: {ours[k]} and {theirs[k]}" for k in ours if k != "changed" and ours[k] != theirs[k]]

@@ -12,6 +12,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from wmtp.config import Config, Recipe, changed_keys, recipe_from
 from wmtp.data.dataset import TokenDataset
 from wmtp.data.loader import Columns, Loader
+from wmtp.environment import choose_device, choose_dtype, dtype_name
 from wmtp.errors import WMTPError
 from wmtp.train import checkpoint
 from wmtp.train.distributed import World
@@ -33,6 +34,10 @@ RESUMABLE = (
     "train.max_bad_steps",
 )
 """Keys that may differ between a checkpoint and the run that resumes it: they do not touch what is learnt."""
+
+
+_PRECISIONS: dict[str, str] = {"bfloat16": "bf16", "float32": "fp32"}
+"""The dtype in a checkpoint, as `devices.precision` calls it."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,34 @@ def refuse_other_recipe(recipe: Recipe, state: dict[str, Any], start: Path | Non
             f"{start}: was trained with another recipe ({', '.join(differing)} differ); "
             f"resume with the same one, or start a new run (name=…)"
         )
+
+
+def keep_precision(config: Config, start: Start | None, recipe: Recipe, world: World) -> Config:
+    """The environment in the precision that the checkpoint's run computes in, whatever `auto` is on this machine.
+
+    Checkpoints of before that was written down leave it to the environment.
+
+    Raises:
+        WMTPError: `devices.precision` names another.
+    """
+    saved = None if start is None else start.state.get("precision")
+    if start is None or saved is None:
+        return config
+    precision = _PRECISIONS[saved]
+    here = choose_dtype(config.devices, choose_device(config.devices))
+    if config.devices.precision not in ("auto", precision):
+        raise WMTPError(
+            f"{start.path}: was trained in {precision}, and devices.precision is {config.devices.precision}; go on "
+            f"with auto or {precision}, or start a new run from its weights (name=… model.base_id={start.path})"
+        )
+    if dtype_name(here) != saved and world.is_first and start.state["counters"]["step"] < recipe.train.steps:
+        print(
+            f"{start.path}: going on in {precision} as before; devices.precision auto starts new runs in "
+            f"{_PRECISIONS[dtype_name(here)]} here",
+            file=sys.stderr,
+        )
+    devices = config.devices.model_copy(update={"precision": precision})
+    return config.model_copy(update={"devices": devices})
 
 
 @contextmanager

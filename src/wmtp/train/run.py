@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,7 +28,7 @@ from wmtp.train.distributed import World, processes
 from wmtp.train.labels import labelled_documents, training_columns
 from wmtp.train.lock import RunLock
 from wmtp.train.optim import check_schedule
-from wmtp.train.resume import attended, make_loader, starting_point
+from wmtp.train.resume import attended, keep_precision, make_loader, starting_point
 from wmtp.train.stage_one import critic_recipe, learn_values
 from wmtp.train.trainer import Trainer
 from wmtp.weighting.refscores import Header, write_scores
@@ -105,6 +106,7 @@ def train(
         world = stack.enter_context(processes(config.devices))
         stack.enter_context(_own_directory(run, world))
         start = starting_point(recipe, run, resume, world)
+        kept = keep_precision(config, start, recipe, world)
         if data is None:
             with world.first_one_first():
                 data = load_data(recipe, Path(config.paths.cache))
@@ -113,16 +115,15 @@ def train(
         tracker = Tracker(
             run, config, start.state["mlflow_run_id"] if start and is_own else None, fresh=not is_own
         )
-        begin = cache(lambda: _begin(recipe, config, data, run, world, stack, tracker))
+        environment = describe(kept.devices) | {"processes": world.size}
+        begin = cache(lambda: _begin(recipe, config, environment, data, run, world, stack, tracker))
         critic = None
         if "values" in scorer_needs(recipe) and recipe.critic.path is None:
             critic = learn_values(recipe, config, data, run / CRITIC, resume, world, begin)
         torch.manual_seed(recipe.seed + world.rank)
         with world.first_one_first():
-            columns = known_columns(recipe, config, data)
-        module, parallel = module_on_devices(
-            recipe, config, data, start.path if start else None, world, critic
-        )
+            columns = known_columns(recipe, kept, data)
+        module, parallel = module_on_devices(recipe, kept, data, start.path if start else None, world, critic)
         trainer = Trainer(
             module,
             parallel,
@@ -154,6 +155,7 @@ def train_critic(recipe: Recipe, config: Config, data: Data, run: Path) -> Path:
 def _begin(
     recipe: Recipe,
     config: Config,
+    environment: dict[str, Any],
     data: Data,
     run: Path,
     world: World,
@@ -164,7 +166,7 @@ def _begin(
     if world.is_first:
         write_text(run / RECIPE_FILE, to_yaml(recipe))
         write_text(run / CONFIG_FILE, to_yaml(config))
-        write_json(run / ENVIRONMENT_FILE, describe(config.devices) | {"processes": world.size})
+        write_json(run / ENVIRONMENT_FILE, environment)
         write_json(run / DATA_FILE, data.summary())
         stack.enter_context(tracker)
 

@@ -21,7 +21,7 @@ from wmtp.train.critic import Labelled, ValueLearner
 from wmtp.train.distributed import World
 from wmtp.train.labels import labelled_documents
 from wmtp.train.parallel import full
-from wmtp.train.resume import attended, make_loader, refuse_other_recipe, starting_point
+from wmtp.train.resume import attended, keep_precision, make_loader, refuse_other_recipe, starting_point
 from wmtp.train.trainer import Trainer
 
 
@@ -63,6 +63,7 @@ def learn_values(
         checkpoint.recover(run)
     world.barrier()
     start = starting_point(own, run, "never" if resume == "never" else "auto", world)
+    config = keep_precision(config, start, own, world)
     with world.first_one_first():
         learnt, held_out = labelled_documents(own, config, data.tokenizer)
     torch.manual_seed(own.seed + world.rank)

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import to_dict
 from wmtp.data.loader import Batch, Loader
+from wmtp.environment import dtype_name
 from wmtp.errors import WMTPError
 from wmtp.progress import describe_step, progress
 from wmtp.tracking import MetricsLog, finite
@@ -188,6 +189,7 @@ class Trainer:
                 "loader": self.loader.state_dict(),
                 "recipe": to_dict(self.recipe),
                 "world_size": self.world.size,
+                "precision": dtype_name(self.module.compute_dtype),
                 "mlflow_run_id": self.tracker.run_id,
             },
             files=self._write_files,
