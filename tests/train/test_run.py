@@ -18,6 +18,7 @@ import torch
 
 from wmtp.config import Config, Recipe, override, to_yaml
 from wmtp.data.corpus import load_data
+from wmtp.data.loader import Batch, Loader
 from wmtp.errors import WMTPError
 from wmtp.tracking import MetricsLog
 from wmtp.train import checkpoint
@@ -34,7 +35,7 @@ Make = Callable[..., Recipe]
 
 def trajectory(run: Path) -> list[tuple[Any, ...]]:
     """What must be the same in two runs: everything but times and memory."""
-    timed = ("seconds", "tokens_per_second", "memory_mib")
+    timed = ("seconds", "data_seconds", "tokens_per_second", "memory_mib")
     return [tuple((k, str(v)) for k, v in record.items() if k not in timed) for record in MetricsLog(run)]
 
 
@@ -146,6 +147,26 @@ def test_a_signal_saves_and_leaves_a_resumable_run(
     steps = [r["step"] for r in MetricsLog(metrics.parent)]
     assert checkpoint.step_of(saved) == steps[-1]
     checkpoint.verify(saved)
+
+
+def test_waiting_for_data_counts(
+    make_recipe: Make, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = Loader.__next__
+
+    def slowly(self: Loader) -> list[Batch]:
+        time.sleep(0.1)
+        return ready(self)
+
+    monkeypatch.setattr(Loader, "__next__", slowly)
+    train(make_recipe(), config, tmp_path / "run")
+    records = [r for r in MetricsLog(tmp_path / "run") if r["kind"] == "train"]
+    before = {"tokens": 0, "data_seconds": 0.0}
+    for record in records:
+        assert record["data_seconds"] - before["data_seconds"] >= 0.099
+        assert record["seconds"] >= record["data_seconds"]
+        assert record["tokens_per_second"] <= (record["tokens"] - before["tokens"]) / 0.1
+        before = record
 
 
 def test_an_existing_run_is_not_overwritten(make_recipe: Make, config: Config, tmp_path: Path) -> None:

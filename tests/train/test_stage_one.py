@@ -35,7 +35,7 @@ from wmtp.train.stage_one import critic_recipe, with_own_critic
 from wmtp.train.trainer import Trainer
 
 Make = Callable[..., Recipe]
-TIMES = ("seconds", "tokens_per_second", "memory_mib")
+TIMES = ("seconds", "data_seconds", "tokens_per_second", "memory_mib")
 STEPS = {"train.steps": 8, "train.validate_every": 4, "train.save_every": 6}
 KINDS: dict[str, dict[str, Any]] = {
     "gae": {"critic.refresh_every": 3},

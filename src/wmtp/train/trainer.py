@@ -114,8 +114,9 @@ class Trainer:
         with progress(title, steps) as update:
             while not self._is_done:
                 self._at("data")
+                asked = time.perf_counter()
                 batches = [batch.to(self.world.device) for batch in next(self.loader)]
-                record, signum = self._step_in_memory(batches)
+                record, signum = self._step_in_memory(batches, time.perf_counter() - asked)
                 if record is not None:
                     self._write(record)
                     update(self.counters.step, describe_step(record))
@@ -211,10 +212,12 @@ class Trainer:
         if self.world.is_first:
             self.metrics.rewind(self.counters.step)
 
-    def _step_in_memory(self, batches: Sequence[Batch]) -> tuple[dict[str, Any] | None, int | None]:
+    def _step_in_memory(
+        self, batches: Sequence[Batch], data_seconds: float
+    ) -> tuple[dict[str, Any] | None, int | None]:
         """A step; if memory runs out, an error that says what would fit."""
         try:
-            return self._step(batches)
+            return self._step(batches, data_seconds)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -234,8 +237,15 @@ class Trainer:
         if self.world.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _step(self, batches: Sequence[Batch]) -> tuple[dict[str, Any] | None, int | None]:
-        """One optimiser step; a record of it when it is one to log, and a signal if any rank had one."""
+    def _step(
+        self, batches: Sequence[Batch], data_seconds: float = 0.0
+    ) -> tuple[dict[str, Any] | None, int | None]:
+        """One optimiser step; a record of it when it is one to log, and a signal if any rank had one.
+
+        Args:
+            batches: its micro-batches.
+            data_seconds: how long it waited for them.
+        """
         started = time.perf_counter()
         self._at("forward")
         counters, train = self.counters, self.recipe.train
@@ -249,8 +259,9 @@ class Trainer:
         counters.step += 1
         counters.tokens += tokens
         counters.nonfinite_scores += nonfinite_scores
-        seconds = time.perf_counter() - started
+        seconds = data_seconds + time.perf_counter() - started
         counters.seconds += seconds
+        counters.data_seconds += data_seconds
         if counters.step % train.log_every and counters.step not in (1, train.steps):
             return None, signum
         record = {
@@ -261,6 +272,7 @@ class Trainer:
             "grad_norm": finite(norm),
             "lr": lr,
             "tokens_per_second": tokens / seconds,
+            "data_seconds": round(counters.data_seconds, 3),
             "memory_mib": self._memory_mib(),
             "skipped_steps": counters.skipped_steps,
             "nonfinite_scores": counters.nonfinite_scores,
