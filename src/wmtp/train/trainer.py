@@ -5,7 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +227,7 @@ class Trainer:
     def _attempt(self, rows: int, micro_batches: int) -> None:
         remembered = {name: tensor.clone() for name, tensor in self.module.state().items()}
         batch = self.loader.sample(rows).to(self.world.device)
-        outputs = self._forward_backward([replace(batch) for _ in range(micro_batches)])
+        outputs = self._forward_backward([batch] * micro_batches)
         self.module.statistics(outputs)
         for name, tensor in self.module.state().items():
             tensor.copy_(remembered[name])
@@ -314,8 +314,8 @@ class Trainer:
     def _forward_backward(self, batches: Sequence[Batch]) -> list[Output]:
         outputs = []
         prepared = self.module.prepare(batches, self.counters.step)
-        for batch, arguments in zip(batches, prepared, strict=True):
-            with accumulating(self.parallel, is_last=batch is batches[-1]):
+        for number, (batch, arguments) in enumerate(zip(batches, prepared, strict=True), start=1):
+            with accumulating(self.parallel, is_last=number == len(batches)):
                 output: Output = self.parallel(batch, **arguments)
                 output.loss.backward()
             outputs.append(output)
