@@ -369,6 +369,16 @@ def test_a_pretrained_backbone_keeps_its_next_token_model(
     train(recipe, config, tmp_path / "run")
 
 
+def test_a_run_starts_from_another_runs_weights(make_recipe: Make, config: Config, tmp_path: Path) -> None:
+    last = train(make_recipe(), config, tmp_path / "first")
+    recipe = make_recipe(**{"model.base_id": str(tmp_path / "first"), "train.lr": 1e-9})
+    again = train(recipe, config, tmp_path / "second")
+    before, after = (dict(load_learner(at).named_parameters()) for at in (last, again))
+    assert before.keys() == after.keys()
+    for name, parameter in before.items():
+        torch.testing.assert_close(after[name], parameter, rtol=0, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -377,7 +387,7 @@ def test_a_pretrained_backbone_keeps_its_next_token_model(
             r"needs a reference model: set model\.ref_id, or data\.reference_scores",
         ),
         ({"train.algo": "rho1-wmtp", "model.ref_id": "./gone"}, r"model\.ref_id './gone': no such folder"),
-        ({"model.base_id": "./gone"}, r"'./gone': cannot be loaded"),
+        ({"model.base_id": "./gone"}, r"model\.base_id './gone': no such folder"),
         ({"train.scorer": "rho1-exces-v1"}, r"unknown scorer 'rho1-exces-v1'; did you mean 'rho1-excess-v1'"),
         (
             {"data.source": "tinycod"},
