@@ -182,6 +182,29 @@ def test_another_recipe_is_not_resumed(make_recipe: Make, config: Config, tmp_pa
     train(make_recipe(**{"evaluate.batch_size": 3}), config, tmp_path / "run", resume="auto")
 
 
+def test_what_does_not_change_the_course_may_change_on_resuming(
+    make_recipe: Make, config: Config, tmp_path: Path, sums: Path
+) -> None:
+    run = tmp_path / "run"
+    train(make_recipe(), config, run)
+    whole = [r["loss"] for r in MetricsLog(run) if r["kind"] == "train"]
+    shutil.rmtree(checkpoint.checkpoints(run)[-1])
+    moved = sums.rename(tmp_path / "moved.jsonl")
+    changes = {
+        "data.source": str(moved),
+        "train.micro_batch_size": 2,
+        "train.gradient_checkpointing": True,
+        "train.log_every": 2,
+    }
+    train(make_recipe(**changes), config, run, resume="auto")
+    records = {r["step"]: r["loss"] for r in MetricsLog(run) if r["kind"] == "train"}
+    assert list(records) == [1, 2, 3, 4, 6]
+    assert records[6] == pytest.approx(whole[5], rel=1e-5)
+    moved.write_text("".join(reversed(moved.read_text().splitlines(keepends=True))))
+    with pytest.raises(WMTPError, match=r"data\.source: the training data changed since the checkpoint"):
+        train(make_recipe(**changes), config, run, resume="auto")
+
+
 def test_changed_data_is_not_resumed(make_recipe: Make, config: Config, tmp_path: Path, sums: Path) -> None:
     recipe = make_recipe()
     train(recipe, config, tmp_path / "run")

@@ -431,6 +431,19 @@ def test_another_critic_is_not_resumed(
     train(recipe_of(**{"train.max_bad_steps": 4}), config, run, resume="auto")
 
 
+def test_a_critic_of_other_data_is_not_taken(recipe_of: Make, config: Config, tmp_path: Path) -> None:
+    recipe, run = recipe_of(), tmp_path / "run"
+    train(recipe, config, run)
+    shutil.rmtree(run / "checkpoints")
+    moved = Path(recipe.data.source).rename(tmp_path / "moved.jsonl")
+    there = recipe_of(**{"data.source": str(moved)})
+    train(there, config, run, resume="auto")
+    shutil.rmtree(run / "checkpoints")
+    moved.write_text("".join(reversed(moved.read_text().splitlines(keepends=True))))
+    message = refusal(train, there, config, run, resume="auto")
+    assert message.startswith(f"data.source: the training data changed since the critic in {run / 'critic'}")
+
+
 def test_a_given_critic_may_not_be_left_out_on_resuming(
     recipe_of: Make, config: Config, tmp_path: Path
 ) -> None:

@@ -25,6 +25,9 @@ RESUMABLE = (
     "name",
     "evaluate.",
     "compare.",
+    "data.source",
+    "train.micro_batch_size",
+    "train.gradient_checkpointing",
     "train.log_every",
     "train.validate_every",
     "train.save_every",
@@ -33,7 +36,10 @@ RESUMABLE = (
     "train.async_save",
     "train.max_bad_steps",
 )
-"""Keys that may differ between a checkpoint and the run that resumes it: they do not touch what is learnt."""
+"""Keys that may differ between a checkpoint and the run that resumes it: they do not touch what is learnt.
+
+What `data.source` holds is compared by its fingerprint, wherever it is.
+"""
 
 
 _PRECISIONS: dict[str, str] = {"bfloat16": "bf16", "float32": "fp32"}

@@ -12,7 +12,7 @@ from wmtp.data.corpus import Data
 from wmtp.errors import WMTPError
 from wmtp.layout import BEST, CRITIC, CRITIC_FILE, RECIPE_FILE
 from wmtp.model.critic import critic_folder, save_critic
-from wmtp.storage import mend, write_json, write_text
+from wmtp.storage import mend, read_json, write_json, write_text
 from wmtp.tracking import MetricsLog
 from wmtp.tracking.tracker import Tracker
 from wmtp.train import checkpoint
@@ -56,6 +56,7 @@ def learn_values(
     done = world.any(world.is_first and resume != "never" and (run / CRITIC_FILE).exists())
     if done:
         refuse_other_recipe(own, {"recipe": to_dict(load(run / RECIPE_FILE)[0])}, run)
+        _refuse_other_data(data, run)
         return critic_folder(run)
     if world.is_first:
         run.mkdir(exist_ok=True)
@@ -93,9 +94,20 @@ def learn_values(
         with tracker if world.is_first else nullcontext():
             _fit(trainer, run)
     if world.is_first:
-        write_json(run / CRITIC_FILE, _result(run, own, learnt, held_out))
+        result = _result(run, own, learnt, held_out)
+        write_json(run / CRITIC_FILE, {"data": data.train.fingerprint, **result})
     world.barrier()
     return critic_folder(run)
+
+
+def _refuse_other_data(data: Data, run: Path) -> None:
+    """Refuse training data other than those that a finished stage 1, where it wrote that down, learnt from."""
+    saved = read_json(run / CRITIC_FILE).get("data")
+    if saved not in (None, data.train.fingerprint):
+        raise WMTPError(
+            f"data.source: the training data changed since the critic in {run} was trained: fingerprint "
+            f"{data.train.fingerprint[:16]} now, {saved[:16]} then; start a new run (name=…)"
+        )
 
 
 def with_own_critic(recipe: Recipe, run: Path) -> Recipe:
