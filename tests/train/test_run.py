@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from wmtp.config import Config, Recipe, override, to_yaml
+from wmtp.config import Config, Recipe, override, to_dict, to_yaml
 from wmtp.data.corpus import load_data
 from wmtp.data.loader import Batch, Loader
 from wmtp.errors import WMTPError
@@ -25,7 +25,7 @@ from wmtp.train import checkpoint
 from wmtp.train.assemble import load_learner
 from wmtp.train.distributed import World
 from wmtp.train.module import WeightedMTP
-from wmtp.train.resume import Start, keep_precision
+from wmtp.train.resume import Start, keep_precision, note_extension
 from wmtp.train.run import plan, train, write_reference_scores
 from wmtp.train.state import Counters
 from wmtp.train.validation import validation_ce
@@ -205,6 +205,44 @@ def test_what_does_not_change_the_course_may_change_on_resuming(
         train(make_recipe(**changes), config, run, resume="auto")
 
 
+def test_more_steps_are_a_new_schedule_that_is_asked_for(
+    make_recipe: Make, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a constant learning rate the longer run is the one that had as many steps from the start."""
+    constant = {"train.schedule": "constant", "train.validate_every": 5, "train.save_every": 5}
+    short, long = (make_recipe(**constant, **{"train.steps": steps}) for steps in (5, 10))
+    train(long, config, tmp_path / "whole")
+    train(short, config, tmp_path / "run")
+    with pytest.raises(WMTPError, match=r"trained with another recipe \(train\.steps differ\)"):
+        train(long, config, tmp_path / "run", resume="auto")
+    falling = make_recipe(**(constant | {"train.steps": 10, "train.schedule": "linear"}))
+    with pytest.raises(WMTPError, match=r"trained with another recipe \(train\.schedule differ\)"):
+        train(falling, config, tmp_path / "run", resume="auto", extend=True)
+    assert "note: train.steps" not in capsys.readouterr().err
+    train(long, config, tmp_path / "run", resume="auto", extend=True)
+    assert "note: train.steps 10 instead of 5: the learning rate goes from" in capsys.readouterr().err
+    assert trajectory(tmp_path / "run") == trajectory(tmp_path / "whole")
+    with pytest.raises(WMTPError, match=r"trained with another recipe \(train\.steps differ\)"):
+        train(short, config, tmp_path / "run", resume="auto", extend=True)
+
+
+def test_what_more_steps_do_to_the_learning_rate_is_said(
+    make_recipe: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    linear = {
+        "train.schedule": "linear",
+        "train.warmup_steps": 0,
+        "train.min_lr_ratio": 0.0,
+        "train.lr": 0.01,
+    }
+    before, now = (make_recipe(**linear, **{"train.steps": steps}) for steps in (6, 11))
+    note_extension(now, Start(tmp_path, {"recipe": to_dict(before), "counters": {"step": 6}}))
+    assert capsys.readouterr().err == (
+        "note: train.steps 11 instead of 6: the learning rate goes from 0 at step 6 to 0.004 at step 7, "
+        "and ends at 0 (train.schedule linear)\n"
+    )
+
+
 def test_changed_data_is_not_resumed(make_recipe: Make, config: Config, tmp_path: Path, sums: Path) -> None:
     recipe = make_recipe()
     train(recipe, config, tmp_path / "run")
@@ -349,7 +387,7 @@ def test_a_checkpoint_that_does_not_say_its_precision_leaves_it_to_the_environme
     make_recipe: Make, config: Config, tmp_path: Path
 ) -> None:
     start = Start(tmp_path, {"counters": {"step": 1}})
-    assert keep_precision(config, start, make_recipe(), World(torch.device("cpu"))) == config
+    assert keep_precision(config, start, make_recipe()) == config
 
 
 def test_the_plan_counts_parameters_without_building(make_recipe: Make, config: Config) -> None:

@@ -14,10 +14,11 @@ from wmtp.data.dataset import TokenDataset
 from wmtp.data.loader import Columns, Loader
 from wmtp.environment import choose_device, choose_dtype, dtype_name
 from wmtp.errors import WMTPError
+from wmtp.progress import note
 from wmtp.train import checkpoint
 from wmtp.train.distributed import World
 from wmtp.train.heartbeat import Heartbeat
-from wmtp.train.optim import check_schedule
+from wmtp.train.optim import check_schedule, learning_rate
 from wmtp.train.signals import StopRequest
 from wmtp.train.worker import restarts
 
@@ -54,11 +55,13 @@ class Start:
     state: dict[str, Any]
 
 
-def starting_point(recipe: Recipe, run: Path, resume: str, world: World) -> Start | None:
+def starting_point(
+    recipe: Recipe, run: Path, resume: str, world: World, *, extend: bool = False
+) -> Start | None:
     """Where training goes on; None to start.
 
     Args:
-        resume: as of `train`.
+        resume, extend: as of `train`.
     Raises:
         WMTPError: a new run where one is already or whose schedule does not fit, no such checkpoint, a damaged one,
             or one of another recipe.
@@ -68,7 +71,7 @@ def starting_point(recipe: Recipe, run: Path, resume: str, world: World) -> Star
         check_schedule(recipe.train)
         return None
     start = Start(path, checkpoint.load_state(path))
-    refuse_other_recipe(recipe, start.state, path)
+    refuse_other_recipe(recipe, start.state, path, extend=extend)
     return start
 
 
@@ -91,14 +94,21 @@ def _checkpoint_to_resume(run: Path, resume: str, world: World) -> Path | None:
     return Path(resume)
 
 
-def refuse_other_recipe(recipe: Recipe, state: dict[str, Any], start: Path | None) -> None:
+def refuse_other_recipe(
+    recipe: Recipe, state: dict[str, Any], start: Path | None, *, extend: bool = False
+) -> None:
     """What is learnt, and from what, may not change on resuming.
 
+    Args:
+        extend: as of `train`.
     Raises:
-        WMTPError: it did; says which keys.
+        WMTPError: it did; says which keys. Or the schedule over more steps does not fit.
     """
     saved = recipe_from(state["recipe"], str(start))
     same = RESUMABLE if saved.train.warmup != recipe.train.warmup else (*RESUMABLE, "train.warmup_")
+    if extend and recipe.train.steps > saved.train.steps:
+        check_schedule(recipe.train)
+        same = (*same, "train.steps")
     differing = [key for key in changed_keys(saved, recipe) if not key.startswith(same)]
     if differing:
         raise WMTPError(
@@ -107,7 +117,23 @@ def refuse_other_recipe(recipe: Recipe, state: dict[str, Any], start: Path | Non
         )
 
 
-def keep_precision(config: Config, start: Start | None, recipe: Recipe, world: World) -> Config:
+def note_extension(recipe: Recipe, start: Start | None) -> None:
+    """Say what the learning rate will do where the recipe has more steps than the checkpoint's."""
+    if start is None:
+        return
+    before, now = recipe_from(start.state["recipe"], str(start.path)).train, recipe.train
+    if now.steps == before.steps:
+        return
+    step = int(start.state["counters"]["step"])
+    last, following = learning_rate(step - 1, before), learning_rate(step, now)
+    note(
+        f"train.steps {now.steps} instead of {before.steps}: the learning rate goes from {last:.3g} at step {step} "
+        f"to {following:.3g} at step {step + 1}, and ends at {learning_rate(now.steps - 1, now):.3g} "
+        f"(train.schedule {now.schedule})"
+    )
+
+
+def keep_precision(config: Config, start: Start | None, recipe: Recipe) -> Config:
     """The environment in the precision that the checkpoint's run computes in, whatever `auto` is on this machine.
 
     Checkpoints of before that was written down leave it to the environment.
@@ -125,11 +151,10 @@ def keep_precision(config: Config, start: Start | None, recipe: Recipe, world: W
             f"{start.path}: was trained in {precision}, and devices.precision is {config.devices.precision}; go on "
             f"with auto or {precision}, or start a new run from its weights (name=… model.base_id={start.path})"
         )
-    if dtype_name(here) != saved and world.is_first and start.state["counters"]["step"] < recipe.train.steps:
-        print(
+    if dtype_name(here) != saved and start.state["counters"]["step"] < recipe.train.steps:
+        note(
             f"{start.path}: going on in {precision} as before; devices.precision auto starts new runs in "
-            f"{_PRECISIONS[dtype_name(here)]} here",
-            file=sys.stderr,
+            f"{_PRECISIONS[dtype_name(here)]} here"
         )
     devices = config.devices.model_copy(update={"precision": precision})
     return config.model_copy(update={"devices": devices})

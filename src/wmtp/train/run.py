@@ -28,7 +28,7 @@ from wmtp.train.distributed import World, processes
 from wmtp.train.labels import labelled_documents, training_columns
 from wmtp.train.lock import RunLock
 from wmtp.train.optim import check_schedule
-from wmtp.train.resume import attended, keep_precision, make_loader, starting_point
+from wmtp.train.resume import attended, keep_precision, make_loader, note_extension, starting_point
 from wmtp.train.stage_one import critic_recipe, learn_values
 from wmtp.train.trainer import Trainer
 from wmtp.weighting.refscores import Header, write_scores
@@ -88,6 +88,8 @@ def train(
     run: Path,
     resume: str = "never",
     data: Data | None = None,
+    *,
+    extend: bool = False,
 ) -> Path:
     """Train, or go on training, in the directory `run`; returns its last checkpoint.
 
@@ -97,6 +99,7 @@ def train(
         resume: "never" starts a new run, "auto" continues the newest good checkpoint if there is one, anything else
             is the checkpoint to continue from.
         data: what `load_data(recipe, …)` gives, when it is at hand.
+        extend: whether a checkpoint of fewer `train.steps` goes on by the schedule of more; else it is refused.
     """
     configure_torch(config.devices)
     if config.mlflow.enabled:
@@ -105,8 +108,8 @@ def train(
         stack.enter_context(_full_disk_explained(run))
         world = stack.enter_context(processes(config.devices))
         stack.enter_context(_own_directory(run, world))
-        start = starting_point(recipe, run, resume, world)
-        kept = keep_precision(config, start, recipe, world)
+        start = starting_point(recipe, run, resume, world, extend=extend)
+        kept = keep_precision(config, start, recipe)
         if data is None:
             with world.first_one_first():
                 data = load_data(recipe, Path(config.paths.cache))
@@ -138,6 +141,7 @@ def train(
         )
         trainer.begin_at(start)
         begin()
+        note_extension(recipe, start)
         trainer.fit(recipe.name)
     return checkpoint.checkpoints(run)[-1]
 

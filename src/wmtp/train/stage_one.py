@@ -64,7 +64,7 @@ def learn_values(
         checkpoint.recover(run)
     world.barrier()
     start = starting_point(own, run, "never" if resume == "never" else "auto", world)
-    config = keep_precision(config, start, own, world)
+    config = keep_precision(config, start, own)
     with world.first_one_first():
         learnt, held_out = labelled_documents(own, config, data.tokenizer)
     torch.manual_seed(own.seed + world.rank)
