@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ import pytest
 
 from wmtp.cli.results import report
 from wmtp.config import Config, Recipe, load, override
+from wmtp.data.corpus import load_data
 from wmtp.errors import WMTPError
 from wmtp.evaluate.runner import evaluation_conditions, evaluation_path, is_evaluated
-from wmtp.experiment.compare import choose_arms, compare
+from wmtp.experiment.compare import _Shared, choose_arms, compare
 from wmtp.experiment.results import Comparison, read_comparison, read_heatmap, write_comparison
 from wmtp.tracking import MetricsLog
 
@@ -210,6 +211,19 @@ def test_a_changed_recipe_does_not_mix_with_finished_runs(finished: Finished) ->
     changed = recipe.model_copy(update={"train": recipe.train.model_copy(update={"lr": 0.1})})
     with pytest.raises(WMTPError, match=r"trained with another recipe \(train\.lr differ\)"):
         compare(changed, config, choose_arms(changed, None), [0], lambda _: None)
+
+
+def test_arms_on_other_bases_read_with_their_tokenizers(
+    make_recipe: Callable[..., Recipe], config: Config
+) -> None:
+    load_data(make_recipe(**{"data.vocab_size": 280}), Path(config.paths.cache)).tokenizer.save_pretrained(
+        "base"
+    )
+    Path("base/config.json").write_text("{}")
+    shared = _Shared(config)
+    fresh, based = (shared.data(make_recipe(**changes)) for changes in ({}, {"model.base_id": "base"}))
+    assert [len(data.tokenizer) for data in (fresh, based)] == [300, 280]
+    assert shared.data(make_recipe(**{"model.heads": 2, "data.reference_scores": "x"})) is fresh
 
 
 def test_choosing_arms(finished: Finished) -> None:

@@ -168,7 +168,10 @@ class _Shared:
 
     def data(self, recipe: Recipe) -> Data:
         """The data of a recipe."""
-        choice = recipe.data.model_dump_json(exclude={"reference_scores"})
+        choice = recipe.model_dump_json(
+            include={"data": True, "model": {"base_id", "architecture"}},  # which decide the tokenizer
+            exclude={"data": {"reference_scores"}},
+        )
         if choice not in self._data:
             self._data[choice] = load_data(recipe, Path(self._config.paths.cache))
         return self._data[choice]
