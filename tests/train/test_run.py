@@ -159,8 +159,9 @@ def test_waiting_for_data_counts(
         return ready(self)
 
     monkeypatch.setattr(Loader, "__next__", slowly)
-    train(make_recipe(), config, tmp_path / "run")
+    train(make_recipe(**{"train.steps": 2}), config, tmp_path / "run")
     records = [r for r in MetricsLog(tmp_path / "run") if r["kind"] == "train"]
+    assert len(records) == 2
     before = {"tokens": 0, "data_seconds": 0.0}
     for record in records:
         assert record["data_seconds"] - before["data_seconds"] >= 0.099
@@ -348,7 +349,10 @@ def test_bf16_and_deterministic_training(make_recipe: Make, config: Config, tmp_
     assert low != full
 
 
-@pytest.mark.parametrize(("precision", "dtype"), [("bf16", "bfloat16"), ("fp32", "float32")])
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("bf16", "bfloat16"), pytest.param("fp32", "float32", marks=pytest.mark.slow)],
+)
 def test_a_resumed_run_keeps_its_precision(
     precision: str,
     dtype: str,

@@ -431,6 +431,7 @@ def test_another_critic_is_not_resumed(
     train(recipe_of(**{"train.max_bad_steps": 4}), config, run, resume="auto")
 
 
+@pytest.mark.slow
 def test_a_critic_of_other_data_is_not_taken(recipe_of: Make, config: Config, tmp_path: Path) -> None:
     recipe, run = recipe_of(), tmp_path / "run"
     train(recipe, config, run)
