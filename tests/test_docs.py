@@ -249,3 +249,8 @@ def test_every_python_block_runs(page: Path) -> None:
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_holds_a_conflict(page: Path) -> None:
+    assert not re.findall(r"^(?:<<<<<<<|=======|>>>>>>>)", page.read_text(), re.MULTILINE)

@@ -44,6 +44,11 @@ def choose_dtype(devices: DevicesConfig, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if devices.precision == "bf16" else torch.float32
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """As files and messages call it: bfloat16, float32."""
+    return str(dtype).removeprefix("torch.")
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """Computing in bf16 where that is the dtype, else as the tensors are."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
@@ -78,6 +83,6 @@ def describe(devices: DevicesConfig) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "precision": str(choose_dtype(devices, device)).removeprefix("torch."),
+        "precision": dtype_name(choose_dtype(devices, device)),
         "deterministic": devices.deterministic,
     }

@@ -1,14 +1,17 @@
+import hashlib
 import json
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import wmtp.data.dataset as dataset_module
 from wmtp.config import FieldsConfig, Recipe
 from wmtp.data.corpus import load_rows
 from wmtp.data.dataset import Counts, Document, TokenDataset, tokenise
@@ -124,6 +127,21 @@ def test_a_truncated_document_keeps_its_beginning_and_teaches_no_end() -> None:
         "left out 1 of 3 documents (33.3%): 1 without a supervised token within data.sequence_length 8",
         "cut 1 of 3 documents at data.sequence_length 8",
     ]
+
+
+def test_the_fingerprint_is_computed_once_for_all_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = []
+
+    def watched() -> Any:
+        hashed.append(True)
+        return hashlib.sha256()
+
+    monkeypatch.setattr(dataset_module, "hashlib", SimpleNamespace(sha256=watched))
+    loader = Loader(dataset_of([3, 4, 5]), sequence_length=8, batch_size=2, micro_batch_size=2, seed=0)
+    states = [loader.state_dict() for _ in range(3)]
+    loader.load_state_dict(states[0])
+    assert len(hashed) == 1
+    assert len({state["data"] for state in states}) == 1
 
 
 def test_fingerprints_tell_apart_what_matters() -> None:

@@ -1,16 +1,20 @@
 """Whole comparisons, tiny: the machinery, not the result."""
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from wmtp.cli.results import report
-from wmtp.config import Config, Recipe, load
+from wmtp.config import Config, Recipe, load, override
+from wmtp.data.corpus import load_data
 from wmtp.errors import WMTPError
-from wmtp.experiment.compare import choose_arms, compare
-from wmtp.experiment.results import Comparison, read_comparison, read_heatmap
+from wmtp.evaluate.runner import evaluation_conditions, evaluation_path, is_evaluated
+from wmtp.experiment.compare import _Shared, choose_arms, compare
+from wmtp.experiment.results import Comparison, read_comparison, read_heatmap, write_comparison
 from wmtp.metrics import MetricsLog
 
 TINY = """
@@ -104,10 +108,91 @@ def test_the_control_has_the_weights_of_its_scorer_in_other_places(finished: Fin
 
 def test_a_finished_comparison_is_only_read_again(finished: Finished) -> None:
     recipe, config, comparison, directory = finished
-    files = {p: p.stat().st_mtime_ns for p in directory.glob("arms/*/*/checkpoints/*/*")}
+    patterns = ("arms/*/*/checkpoints/*/*", "**/evaluation-*.json")
+    files = {p: p.stat().st_mtime_ns for pattern in patterns for p in directory.glob(pattern)}
     again, _ = compare(recipe, config, choose_arms(recipe, None), recipe.compare.seeds, lambda _: None)
     assert again == comparison
-    assert files == {p: p.stat().st_mtime_ns for p in directory.glob("arms/*/*/checkpoints/*/*")}
+    assert files == {p: p.stat().st_mtime_ns for pattern in patterns for p in directory.glob(pattern)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"evaluate.limit": 3},
+        {"evaluate.max_new_tokens": 2},
+        {"evaluate.samples": 2, "evaluate.temperature": [0.8]},
+        {"evaluate.cpu_seconds": 1.0},
+        {"data.tinycode.seed": 1},
+        {"seed": 1},
+    ],
+)
+def test_an_evaluation_under_other_conditions_is_not_taken(
+    changes: dict[str, Any], finished: Finished
+) -> None:
+    recipe, config, _, directory = finished
+    run = directory / "arms" / "uniform" / "seed-0"
+    own, other = recipe, override(recipe, changes, "test")
+    assert is_evaluated(run, own, evaluation_conditions(own, config.devices))
+    assert not is_evaluated(run, other, evaluation_conditions(other, config.devices))
+
+
+def test_an_evaluation_of_another_checkpoint_is_not_taken(finished: Finished, tmp_path: Path) -> None:
+    recipe, config, _, directory = finished
+    conditions = evaluation_conditions(recipe, config.devices)
+    arms = directory / "arms"
+    run = tmp_path / "run"
+    shutil.copytree(arms / "uniform" / "seed-0", run)
+    assert is_evaluated(run, recipe, conditions)
+    shutil.rmtree(run / "checkpoints")
+    shutil.copytree(arms / "rho1" / "seed-0" / "checkpoints", run / "checkpoints")
+    assert not is_evaluated(run, recipe, conditions)
+
+
+def test_a_comparison_with_other_settings_evaluates_again(finished: Finished) -> None:
+    recipe, config, comparison, directory = finished
+    limited = override(recipe, {"evaluate.limit": 3}, "test")
+    fewer, _ = compare(limited, config, choose_arms(limited, ["uniform"]), [0], lambda _: None)
+    assert fewer.problems == 3
+    assert sum(fewer.baseline_arm.verdicts.values()) == 3
+    again, _ = compare(recipe, config, choose_arms(recipe, ["uniform"]), [0], lambda _: None)
+    assert again.problems == 6
+    assert again.baseline_arm.by_seed == comparison.baseline_arm.by_seed[:1]
+    write_comparison(comparison, directory)
+
+
+def test_arms_that_are_evaluated_otherwise_are_refused_before_they_are_trained(finished: Finished) -> None:
+    recipe, config, *_ = finished
+    mixed = override(
+        recipe, {"name": "mixed", "compare.arms.next-token": {"evaluate.max_new_tokens": 2}}, "test"
+    )
+    with pytest.raises(WMTPError) as caught:
+        compare(mixed, config, choose_arms(mixed, None), [0], lambda _: None)
+    assert str(caught.value).startswith(
+        "compare.arms: next-token and uniform are not evaluated alike (max_new_tokens: 2 and 24) and cannot be paired"
+    )
+    assert "\n" not in str(caught.value)
+    assert not list((Path(config.paths.runs) / "mixed").glob("arms/*"))
+
+
+def test_results_that_changed_meanwhile_are_not_paired(finished: Finished) -> None:
+    """Somebody evaluates a run of an arm that is done, elsewhere, while the others are worked on."""
+    recipe, config, _, directory = finished
+    path = evaluation_path(directory / "arms" / "uniform" / "seed-0", recipe)
+    content = path.read_text()
+
+    def meddle(line: str) -> None:
+        if line.startswith("next-token, seed 0"):
+            found = json.loads(content)
+            found["conditions"]["python"] = "3.9.1"
+            path.write_text(json.dumps(found))
+
+    try:
+        with pytest.raises(
+            WMTPError, match=r"next-token, seed 0 and uniform, seed 0 are not evaluated alike \(python\)"
+        ):
+            compare(recipe, config, choose_arms(recipe, ["next-token"]), [0], meddle)
+    finally:
+        path.write_text(content)
 
 
 def test_the_report_is_written(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,6 +211,19 @@ def test_a_changed_recipe_does_not_mix_with_finished_runs(finished: Finished) ->
     changed = recipe.model_copy(update={"train": recipe.train.model_copy(update={"lr": 0.1})})
     with pytest.raises(WMTPError, match=r"trained with another recipe \(train\.lr differ\)"):
         compare(changed, config, choose_arms(changed, None), [0], lambda _: None)
+
+
+def test_arms_on_other_bases_read_with_their_tokenizers(
+    make_recipe: Callable[..., Recipe], config: Config
+) -> None:
+    load_data(make_recipe(**{"data.vocab_size": 280}), Path(config.paths.cache)).tokenizer.save_pretrained(
+        "base"
+    )
+    Path("base/config.json").write_text("{}")
+    shared = _Shared(config)
+    fresh, based = (shared.data(make_recipe(**changes)) for changes in ({}, {"model.base_id": "base"}))
+    assert [len(data.tokenizer) for data in (fresh, based)] == [300, 280]
+    assert shared.data(make_recipe(**{"model.heads": 2, "data.reference_scores": "x"})) is fresh
 
 
 def test_choosing_arms(finished: Finished) -> None:

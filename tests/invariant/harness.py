@@ -45,7 +45,7 @@ RECIPE = {
     "train.validate_every": 25,
     "train.save_every": 25,
 }
-TIMES = ("seconds", "tokens_per_second", "memory_mib")
+TIMES = ("seconds", "data_seconds", "tokens_per_second", "memory_mib")
 ONE = ("devices.parallel=auto",)
 DDP = ("devices.parallel=ddp",)
 FSDP = ("devices.parallel=fsdp",)

@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from model.families import save, tokenizer
 from refusals import refusal
-from wmtp.config import Recipe
+from wmtp.config import Recipe, override
 from wmtp.model.build import build_model, learner_config, load_reference
 from wmtp.model.loading import load_causal_lm, model_fingerprint
 from wmtp.model.twins import make_twin
@@ -101,11 +101,33 @@ def test_what_cannot_be_used_is_one_line(
         assert re.search(expected, line)
 
 
-def test_an_exported_model_with_heads_is_no_base(tmp_path: Path) -> None:
+def test_the_heads_of_an_exported_model_are_kept(tmp_path: Path) -> None:
     save(llama(), tmp_path / "base")
-    save(build_model(recipe(tmp_path / "base"), tokenizer()), tmp_path / "heads")
+    exported = build_model(recipe(tmp_path / "base"), tokenizer())
+    for parameter in exported.model.layers[-1].parameters():
+        parameter.data += 0.5
+    save(exported, tmp_path / "heads")
+    own = recipe(tmp_path / "heads")
+    learner = build_model(own, tokenizer())
+    assert learner.config.heads == own.model.heads == 4
+    for (name, found), expected in zip(learner.named_parameters(), exported.parameters(), strict=True):
+        assert torch.equal(found, expected), name
+    fewer = override(own, {"model.heads": 2}, "test")
     for use in (learner_config, build_model):
-        assert "has heads already" in refusal(use, recipe(tmp_path / "heads"), tokenizer())
+        expected_line = "has 4 heads; set model.heads=4 to keep them, or give its next-token model"
+        assert expected_line in refusal(use, fewer, tokenizer())
+
+
+def test_a_model_of_one_head_gets_more(tmp_path: Path) -> None:
+    save(llama(), tmp_path / "base")
+    save(
+        build_model(override(recipe(tmp_path / "base"), {"model.heads": 1}, "test"), tokenizer()),
+        tmp_path / "one",
+    )
+    more, plain = (build_model(recipe(tmp_path / name), tokenizer()) for name in ("one", "base"))
+    assert more.config.heads == 4
+    for (name, found), expected in zip(more.named_parameters(), plain.parameters(), strict=True):
+        assert torch.equal(found, expected), name
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,24 @@ def test_micro_batches_give_the_step_of_one_batch(changes: dict[str, Any], micro
     assert results[0][0] == pytest.approx(results[1][0], rel=1e-12)
     for one, several in zip(results[0][1], results[1][1], strict=True):
         torch.testing.assert_close(one, several, rtol=1e-9, atol=1e-12)
+
+
+def test_the_last_micro_batch_is_the_last_even_if_all_are_the_same(
+    parts: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, batches = parts(**{"train.micro_batch_size": 4})
+    last = []
+
+    def watched(_: Any, is_last: bool) -> Any:
+        last.append(is_last)
+        return nullcontext()
+
+    monkeypatch.setattr("wmtp.train.trainer.accumulating", watched)
+    step = object.__new__(Trainer)
+    step.module = step.parallel = module
+    step.counters = Counters()
+    step._forward_backward(batches[:1] * 3)
+    assert last == [False, False, True]
 
 
 def test_scores_and_weights_carry_no_gradient_and_skipped_rows_no_cost(parts: Any) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,13 +17,15 @@ import pytest
 import torch
 
 from wmtp.checkpoint import store as checkpoint
-from wmtp.config import Config, Recipe, override, to_yaml
+from wmtp.config import Config, Recipe, override, to_dict, to_yaml
 from wmtp.data.corpus import load_data
+from wmtp.data.loader import Batch, Loader
 from wmtp.distributed.world import World
 from wmtp.errors import WMTPError
 from wmtp.metrics import MetricsLog
-from wmtp.train.assemble import load_learner
+from wmtp.model.loading import load_learner
 from wmtp.train.module import WeightedMTP
+from wmtp.train.resume import Start, keep_precision, note_extension
 from wmtp.train.run import plan, train, write_reference_scores
 from wmtp.train.state import Counters
 from wmtp.train.validation import validation_ce
@@ -32,7 +35,7 @@ Make = Callable[..., Recipe]
 
 def trajectory(run: Path) -> list[tuple[Any, ...]]:
     """What must be the same in two runs: everything but times and memory."""
-    timed = ("seconds", "tokens_per_second", "memory_mib")
+    timed = ("seconds", "data_seconds", "tokens_per_second", "memory_mib")
     return [tuple((k, str(v)) for k, v in record.items() if k not in timed) for record in MetricsLog(run)]
 
 
@@ -169,6 +172,27 @@ def test_a_signal_saves_and_leaves_a_resumable_run(
     checkpoint.verify(saved)
 
 
+def test_waiting_for_data_counts(
+    make_recipe: Make, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = Loader.__next__
+
+    def slowly(self: Loader) -> list[Batch]:
+        time.sleep(0.1)
+        return ready(self)
+
+    monkeypatch.setattr(Loader, "__next__", slowly)
+    train(make_recipe(**{"train.steps": 2}), config, tmp_path / "run")
+    records = [r for r in MetricsLog(tmp_path / "run") if r["kind"] == "train"]
+    assert len(records) == 2
+    before = {"tokens": 0, "data_seconds": 0.0}
+    for record in records:
+        assert record["data_seconds"] - before["data_seconds"] >= 0.099
+        assert record["seconds"] >= record["data_seconds"]
+        assert record["tokens_per_second"] <= (record["tokens"] - before["tokens"]) / 0.1
+        before = record
+
+
 def test_an_existing_run_is_not_overwritten(make_recipe: Make, config: Config, tmp_path: Path) -> None:
     train(make_recipe(), config, tmp_path / "run")
     with pytest.raises(WMTPError, match="has a checkpoint of step 6 already; continue it with --resume auto"):
@@ -180,6 +204,67 @@ def test_another_recipe_is_not_resumed(make_recipe: Make, config: Config, tmp_pa
     with pytest.raises(WMTPError, match=r"trained with another recipe \(train\.lr differ\)"):
         train(make_recipe(**{"train.lr": 0.1}), config, tmp_path / "run", resume="auto")
     train(make_recipe(**{"evaluate.batch_size": 3}), config, tmp_path / "run", resume="auto")
+
+
+def test_what_does_not_change_the_course_may_change_on_resuming(
+    make_recipe: Make, config: Config, tmp_path: Path, sums: Path
+) -> None:
+    run = tmp_path / "run"
+    train(make_recipe(), config, run)
+    whole = [r["loss"] for r in MetricsLog(run) if r["kind"] == "train"]
+    shutil.rmtree(checkpoint.checkpoints(run)[-1])
+    moved = sums.rename(tmp_path / "moved.jsonl")
+    changes = {
+        "data.source": str(moved),
+        "train.micro_batch_size": 2,
+        "train.gradient_checkpointing": True,
+        "train.log_every": 2,
+    }
+    train(make_recipe(**changes), config, run, resume="auto")
+    records = {r["step"]: r["loss"] for r in MetricsLog(run) if r["kind"] == "train"}
+    assert list(records) == [1, 2, 3, 4, 6]
+    assert records[6] == pytest.approx(whole[5], rel=1e-5)
+    moved.write_text("".join(reversed(moved.read_text().splitlines(keepends=True))))
+    with pytest.raises(WMTPError, match=r"data\.source: the training data changed since the checkpoint"):
+        train(make_recipe(**changes), config, run, resume="auto")
+
+
+def test_more_steps_are_a_new_schedule_that_is_asked_for(
+    make_recipe: Make, config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a constant learning rate the longer run is the one that had as many steps from the start."""
+    constant = {"train.schedule": "constant", "train.validate_every": 5, "train.save_every": 5}
+    short, long = (make_recipe(**constant, **{"train.steps": steps}) for steps in (5, 10))
+    train(long, config, tmp_path / "whole")
+    train(short, config, tmp_path / "run")
+    with pytest.raises(WMTPError, match=r"trained with another recipe \(train\.steps differ\)"):
+        train(long, config, tmp_path / "run", resume="auto")
+    falling = make_recipe(**(constant | {"train.steps": 10, "train.schedule": "linear"}))
+    with pytest.raises(WMTPError, match=r"trained with another recipe \(train\.schedule differ\)"):
+        train(falling, config, tmp_path / "run", resume="auto", extend=True)
+    assert "note: train.steps" not in capsys.readouterr().err
+    train(long, config, tmp_path / "run", resume="auto", extend=True)
+    assert "note: train.steps 10 instead of 5: the learning rate goes from" in capsys.readouterr().err
+    assert trajectory(tmp_path / "run") == trajectory(tmp_path / "whole")
+    with pytest.raises(WMTPError, match=r"trained with another recipe \(train\.steps differ\)"):
+        train(short, config, tmp_path / "run", resume="auto", extend=True)
+
+
+def test_what_more_steps_do_to_the_learning_rate_is_said(
+    make_recipe: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    linear = {
+        "train.schedule": "linear",
+        "train.warmup_steps": 0,
+        "train.min_lr_ratio": 0.0,
+        "train.lr": 0.01,
+    }
+    before, now = (make_recipe(**linear, **{"train.steps": steps}) for steps in (6, 11))
+    note_extension(now, Start(tmp_path, {"recipe": to_dict(before), "counters": {"step": 6}}))
+    assert capsys.readouterr().err == (
+        "note: train.steps 11 instead of 6: the learning rate goes from 0 at step 6 to 0.004 at step 7, "
+        "and ends at 0 (train.schedule linear)\n"
+    )
 
 
 def test_changed_data_is_not_resumed(make_recipe: Make, config: Config, tmp_path: Path, sums: Path) -> None:
@@ -290,6 +375,51 @@ def test_bf16_and_deterministic_training(
     assert low != full
 
 
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("bf16", "bfloat16"), pytest.param("fp32", "float32", marks=pytest.mark.slow)],
+)
+def test_a_resumed_run_keeps_its_precision(
+    precision: str,
+    dtype: str,
+    make_recipe: Make,
+    config: Config,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It goes on where `devices.precision: auto` is the other one."""
+
+    def with_precision(value: str) -> Config:
+        return config.model_copy(update={"devices": config.devices.model_copy(update={"precision": value})})
+
+    recipe, run = make_recipe(), tmp_path / "run"
+    train(recipe, with_precision(precision), run)
+    whole = trajectory(run)
+    shutil.rmtree(checkpoint.checkpoints(run)[-1])
+    monkeypatch.setattr("wmtp.environment._cpu_multiplies_bf16", lambda: precision == "fp32")
+    other = {"bf16": "fp32", "fp32": "bf16"}[precision]
+    with pytest.raises(
+        WMTPError,
+        match=f"step-00000003: was trained in {precision}, and devices.precision is {other}; go on with",
+    ):
+        train(recipe, with_precision(other), run, resume="auto")
+    train(recipe, with_precision("auto"), run, resume="auto")
+    assert trajectory(run) == whole
+    assert f"step-00000003: going on in {precision} as before" in capsys.readouterr().err
+    assert json.loads((run / "environment.json").read_text())["precision"] == dtype
+    assert "precision: auto" in (run / "config.yaml").read_text()
+    train(recipe, with_precision("auto"), run, resume="auto")
+    assert "as before" not in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_does_not_say_its_precision_leaves_it_to_the_environment(
+    make_recipe: Make, config: Config, tmp_path: Path
+) -> None:
+    start = Start(tmp_path, {"counters": {"step": 1}})
+    assert keep_precision(config, start, make_recipe()) == config
+
+
 def test_the_plan_counts_parameters_without_building(make_recipe: Make, config: Config) -> None:
     from wmtp.model.build import build_model
 
@@ -330,6 +460,16 @@ def test_a_pretrained_backbone_keeps_its_next_token_model(
     train(recipe, config, tmp_path / "run")
 
 
+def test_a_run_starts_from_another_runs_weights(make_recipe: Make, config: Config, tmp_path: Path) -> None:
+    last = train(make_recipe(), config, tmp_path / "first")
+    recipe = make_recipe(**{"model.base_id": str(tmp_path / "first"), "train.lr": 1e-9})
+    again = train(recipe, config, tmp_path / "second")
+    before, after = (dict(load_learner(at).named_parameters()) for at in (last, again))
+    assert before.keys() == after.keys()
+    for name, parameter in before.items():
+        torch.testing.assert_close(after[name], parameter, rtol=0, atol=1e-7)
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -338,7 +478,7 @@ def test_a_pretrained_backbone_keeps_its_next_token_model(
             r"needs a reference model: set model\.ref_id, or data\.reference_scores",
         ),
         ({"train.algo": "rho1-wmtp", "model.ref_id": "./gone"}, r"model\.ref_id './gone': no such folder"),
-        ({"model.base_id": "./gone"}, r"'./gone': cannot be loaded"),
+        ({"model.base_id": "./gone"}, r"model\.base_id './gone': no such folder"),
         ({"train.scorer": "rho1-exces-v1"}, r"unknown scorer 'rho1-exces-v1'; did you mean 'rho1-excess-v1'"),
         (
             {"data.source": "tinycod"},

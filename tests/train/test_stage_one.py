@@ -35,7 +35,7 @@ from wmtp.train.stage_one import critic_recipe, with_own_critic
 from wmtp.train.trainer import Trainer
 
 Make = Callable[..., Recipe]
-TIMES = ("seconds", "tokens_per_second", "memory_mib")
+TIMES = ("seconds", "data_seconds", "tokens_per_second", "memory_mib")
 STEPS = {"train.steps": 8, "train.validate_every": 4, "train.save_every": 6}
 KINDS: dict[str, dict[str, Any]] = {
     "gae": {"critic.refresh_every": 3},
@@ -122,6 +122,7 @@ def test_stage_1_then_stage_2(kind: str, recipe_of: Make, config: Config, tmp_pa
     assert [v["step"] for v in found] == [4, 8]
     best = max(found, key=lambda v: v["auc"])
     assert result == {
+        "data": load_data(recipe, Path(config.paths.cache)).train.fingerprint,
         "objective": recipe.critic.objective,
         "backbone": recipe.critic.backbone,
         "trunk": recipe.critic.trunk,
@@ -346,6 +347,20 @@ def test_early_stopping_counts_on_over_a_stop(
     assert both(tmp_path / "whole")[2]["steps"] == 5
 
 
+def test_stage_1_keeps_its_precision(
+    recipe_of: Make, config: Config, tmp_path: Path, stop_after: Callable[[str, int], None]
+) -> None:
+    stop_after("critic", 2)
+    with pytest.raises(Stopped):
+        train(recipe_of(), config, tmp_path / "run")
+    other = config.model_copy(update={"devices": config.devices.model_copy(update={"precision": "bf16"})})
+    with pytest.raises(
+        WMTPError,
+        match=r"critic/checkpoints/step-00000003: was trained in fp32, and devices\.precision is bf16",
+    ):
+        train(recipe_of(), other, tmp_path / "run", resume="auto")
+
+
 def test_killed_between_the_last_validation_and_the_result(
     recipe_of: Make, config: Config, tmp_path: Path
 ) -> None:
@@ -415,6 +430,20 @@ def test_another_critic_is_not_resumed(
         f"{run / 'checkpoints' / 'step-00000005'}: was trained with another recipe (critic.path differ)"
     )
     train(recipe_of(**{"train.max_bad_steps": 4}), config, run, resume="auto")
+
+
+@pytest.mark.slow
+def test_a_critic_of_other_data_is_not_taken(recipe_of: Make, config: Config, tmp_path: Path) -> None:
+    recipe, run = recipe_of(), tmp_path / "run"
+    train(recipe, config, run)
+    shutil.rmtree(run / "checkpoints")
+    moved = Path(recipe.data.source).rename(tmp_path / "moved.jsonl")
+    there = recipe_of(**{"data.source": str(moved)})
+    train(there, config, run, resume="auto")
+    shutil.rmtree(run / "checkpoints")
+    moved.write_text("".join(reversed(moved.read_text().splitlines(keepends=True))))
+    message = refusal(train, there, config, run, resume="auto")
+    assert message.startswith(f"data.source: the training data changed since the critic in {run / 'critic'}")
 
 
 def test_a_given_critic_may_not_be_left_out_on_resuming(

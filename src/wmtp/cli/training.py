@@ -62,7 +62,7 @@ def train(
     from wmtp.train.run import train as run_training
 
     run = Path(environment.paths.runs) / found.name
-    last = run_training(found, environment, run, resume, follow=mlflow_follower(environment))
+    last = run_training(found, environment, run, resume, follow=mlflow_follower(environment), extend=True)
     if not is_first_process():
         return
     console().print(run_summary(run))

@@ -10,6 +10,7 @@ from wmtp.config.base import Fraction, NonNegative, Positive, Section, Seed
 class ModelConfig(Section):
     """A backbone from `base_id`, or built from the sizes.
 
+    `base_id` is a model folder, a hub name or a run; one that has heads keeps them, and `heads` is their number.
     `layers` counts the layers of the next-token model, head 0 included. `append` adds heads 1..H-1 to them,
     `replace` takes them from the trunk, so that the number of parameters stays.
     """

@@ -236,7 +236,7 @@ def _backbone_location(folder: Path, recipe: Recipe) -> str:
 def _learner_fingerprint(recipe: Recipe) -> str:
     """Of the learner as training starts: its trunk is what the head was trained on."""
     if recipe.model.base_id is not None:
-        return model_fingerprint(recipe.model.base_id)
+        return model_fingerprint(str(resolve_model(recipe.model.base_id, "model.base_id")))
     return sha256_text(recipe.model.model_dump_json(exclude={"ref_id"}), str(recipe.seed))
 
 

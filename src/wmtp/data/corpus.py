@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from wmtp.checkpoint.store import resolve_model
 from wmtp.config import DataConfig, FieldsConfig, Recipe, TinycodeConfig
 from wmtp.data import tinycode
 from wmtp.data.dataset import TokenDataset, tokenise
@@ -85,9 +86,11 @@ def load_data(recipe: Recipe, cache: Path) -> Data:
     data = recipe.data
     source = _source_rows(data)
     rows = _chosen_rows(source, data)
-    location = data.tokenizer or recipe.model.base_id
-    if location is not None:
-        tokenizer = load_tokenizer(location)
+    if data.tokenizer is not None:
+        tokenizer = load_tokenizer(data.tokenizer)
+    elif recipe.model.base_id is not None:
+        base = str(resolve_model(recipe.model.base_id, "model.base_id"))
+        tokenizer = load_tokenizer(base, "model.base_id")
     else:
         documents = documents_from(source.train, source.fields)
         texts = [text for d in documents for text in (d.prompt, d.completion)]

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -122,7 +123,7 @@ class TokenDataset:
         counts = {name: count for name, count in asdict(self.counts).items() if name != "sequence_length"}
         return {"tokens": len(self.tokens), "supervised_tokens": int(self.supervised.sum()), **counts}
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hex digest of the tokens, their supervision and the documents' limits."""
         digest = hashlib.sha256()

@@ -1,16 +1,19 @@
 """Generate, execute, count: one model on one task."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from wmtp.checkpoint import store as checkpoint
-from wmtp.config import Config, EvaluateConfig, Recipe
+from wmtp.config import Config, DevicesConfig, EvaluateConfig, Recipe
 from wmtp.config.protocols import Protocol, result_name
 from wmtp.data.tokenizer import load_tokenizer
-from wmtp.environment import choose_device, choose_dtype, configure_torch
+from wmtp.environment import choose_device, choose_dtype, configure_torch, dtype_name
 from wmtp.evaluate.answers import about_answers
 from wmtp.evaluate.exclusions import check_solutions, exclude
 from wmtp.evaluate.extraction import extracted
@@ -25,12 +28,12 @@ from wmtp.evaluate.judging import (
 from wmtp.evaluate.prompts import Prompts, prompts_of
 from wmtp.evaluate.samples import Key, Origin, SampleFile
 from wmtp.evaluate.summary import Judged, summarise
-from wmtp.evaluate.tasks import TASKS, Task, problems_of
+from wmtp.evaluate.tasks import TASKS, Problem, Task, problems_of
 from wmtp.layout import evaluation_file, samples_file
 from wmtp.model.loading import load_learner
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.sandbox import describe
-from wmtp.storage import sha256_file, sha256_text, write_json
+from wmtp.storage import read_json, sha256_file, sha256_text, write_json
 
 
 def evaluation_path(run: Path, recipe: Recipe) -> Path:
@@ -58,23 +61,74 @@ def evaluate_run(run: Path, recipe: Recipe, config: Config) -> dict[str, Any]:
     """
     require_consent(recipe.evaluate)
     task = TASKS.create(recipe.evaluate.task, recipe)
+    conditions = _conditions(recipe, problems_of(task, recipe.evaluate.settings.limit), config.devices)
     location, model, tokenizer = trained_model(run, config)
     origin = model_origin(location, model)
     path = evaluation_path(run, recipe)
     result = evaluate(
         model, tokenizer, task, recipe, samples_path(run, recipe), origin, Path(config.paths.cache), path
     )
-    result["checkpoint"] = location.name
+    result |= {
+        "checkpoint": location.name,
+        "origin": _origin(location, recipe),
+        "conditions": conditions,
+    }
     write_json(path, result)
     return result
 
 
+def evaluation_conditions(recipe: Recipe, devices: DevicesConfig) -> dict[str, Any]:
+    """What two evaluations must share to be comparable, as JSON values: problems, settings, judging, dtype.
+
+    Raises:
+        WMTPError: the task's data is missing.
+    """
+    task = TASKS.create(recipe.evaluate.task, recipe)
+    return _conditions(recipe, problems_of(task, recipe.evaluate.settings.limit), devices)
+
+
+def is_evaluated(run: Path, recipe: Recipe, conditions: dict[str, Any]) -> bool:
+    """Whether a run's newest checkpoint has a result already that was made with this seed under these conditions."""
+    path = evaluation_path(run, recipe)
+    if not path.exists():
+        return False
+    found = read_json(path)
+    location = Path(checkpoint.resolve_model(str(run), "run"))
+    wanted = {"origin": _origin(location, recipe), "conditions": conditions}
+    return isinstance(found, dict) and all(found.get(key) == value for key, value in wanted.items())
+
+
+def _conditions(recipe: Recipe, problems: Sequence[Problem], devices: DevicesConfig) -> dict[str, Any]:
+    config = recipe.evaluate
+    conditions = {
+        "dtype": dtype_name(decoding_dtype(devices)),
+        "settings": asdict(config.settings),
+        "problems": sha256_text(*(text for p in problems for text in (p.task_id, p.prompt))),
+        **verdict_origin(problems, config),
+    }
+    found: dict[str, Any] = json.loads(json.dumps(conditions))
+    return found
+
+
+def _origin(location: Path, recipe: Recipe) -> dict[str, Any]:
+    """What else makes the results of one evaluation differ from another's."""
+    return {"checkpoint": _identity(location), "seed": recipe.seed}
+
+
 def model_origin(location: Path, model: MTPForCausalLM) -> dict[str, Any]:
     """What makes the samples of two models differ."""
-    return {
-        "checkpoint": f"{location.name} {sha256_file(location / checkpoint.MANIFEST)[:16]}",
-        "dtype": str(model.dtype).removeprefix("torch."),
-    }
+    return {"checkpoint": _identity(location), "dtype": dtype_name(model.dtype)}
+
+
+def _identity(location: Path) -> str:
+    """A checkpoint's name and the beginning of its manifest's digest."""
+    return f"{location.name} {sha256_file(location / checkpoint.MANIFEST)[:16]}"
+
+
+def decoding_dtype(devices: DevicesConfig) -> torch.dtype:
+    """What models decode in: `devices.precision` on a GPU, float32 on a CPU."""
+    device = choose_device(devices)
+    return choose_dtype(devices, device) if device.type == "cuda" else torch.float32
 
 
 def trained_model(run: Path, config: Config) -> tuple[Path, MTPForCausalLM, PreTrainedTokenizerFast]:
@@ -85,9 +139,7 @@ def trained_model(run: Path, config: Config) -> tuple[Path, MTPForCausalLM, PreT
     configure_torch(config.devices)
     location = Path(checkpoint.resolve_model(str(run), "run"))
     checkpoint.verify(location)
-    model = load_learner(location).to(choose_device(config.devices))
-    if model.device.type == "cuda":
-        model = model.to(choose_dtype(config.devices, model.device))
+    model = load_learner(location).to(choose_device(config.devices), decoding_dtype(config.devices))
     return location, model, load_tokenizer(str(location))
 
 

@@ -15,7 +15,7 @@ from wmtp.config import Config, Recipe, override, to_yaml
 from wmtp.data.corpus import Data, load_data
 from wmtp.environment import configure_torch, describe
 from wmtp.errors import WMTPError
-from wmtp.evaluate.runner import evaluate_run, evaluation_path
+from wmtp.evaluate.runner import evaluate_run, evaluation_conditions, evaluation_path, is_evaluated
 from wmtp.experiment.results import (
     ArmResult,
     Comparison,
@@ -115,6 +115,8 @@ def compare(
         say: gets a line before each part of the work.
     Returns:
         The comparison and its directory, which holds `comparison.json`, `heatmap.json` and the runs.
+    Raises:
+        WMTPError: the arms are not evaluated under the same conditions.
     """
     configure_torch(config.devices)
     directory = Path(config.paths.runs) / recipe.name
@@ -134,7 +136,8 @@ def _compare(
     say: Say,
     directory: Path,
 ) -> Comparison:
-    shared = _SharedData(config)
+    shared = _Shared(config)
+    _refuse_mixed({arm.name: shared.conditions(arm.recipe) for arm in arms}, recipe.compare.baseline)
     reference = None
     if recipe.compare.reference is not None and any(arm.needs_reference for arm in arms):
         say("reference")
@@ -151,40 +154,73 @@ def _compare(
     comparison = _collect(recipe, config, arms, seeds, runs, reference, directory)
     write_comparison(comparison, directory)
     newest = {arm.name: checkpoint.checkpoints(runs[arm.name, seeds[0]])[-1] for arm in arms}
-    write_heatmap(weighted_samples(arms, newest, config, shared.of(recipe)), directory)
+    write_heatmap(weighted_samples(arms, newest, config, shared.data(recipe)), directory)
     return comparison
 
 
-class _SharedData:
-    """Data sets by what they consist of: arms that choose other documents load their own."""
+class _Shared:
+    """Data sets and conditions of evaluation, by what they depend on: arms that differ in it have their own."""
 
     def __init__(self, config: Config) -> None:
-        self._cache = Path(config.paths.cache)
-        self._loaded: dict[str, Data] = {}
+        self._config = config
+        self._data: dict[str, Data] = {}
+        self._conditions: dict[str, dict[str, Any]] = {}
 
-    def of(self, recipe: Recipe) -> Data:
+    def data(self, recipe: Recipe) -> Data:
         """The data of a recipe."""
-        choice = recipe.data.model_dump_json(exclude={"reference_scores"})
-        if choice not in self._loaded:
-            self._loaded[choice] = load_data(recipe, self._cache)
-        return self._loaded[choice]
+        choice = recipe.model_dump_json(
+            include={"data": True, "model": {"base_id", "architecture"}},  # which decide the tokenizer
+            exclude={"data": {"reference_scores"}},
+        )
+        if choice not in self._data:
+            self._data[choice] = load_data(recipe, Path(self._config.paths.cache))
+        return self._data[choice]
+
+    def conditions(self, recipe: Recipe) -> dict[str, Any]:
+        """Under which a recipe's runs are evaluated (`evaluation_conditions`)."""
+        choice = recipe.model_dump_json(include={"data", "evaluate"}, exclude={"data": {"reference_scores"}})
+        if choice not in self._conditions:
+            self._conditions[choice] = evaluation_conditions(recipe, self._config.devices)
+        return self._conditions[choice]
 
 
-def _train_and_evaluate(recipe: Recipe, config: Config, shared: _SharedData, run: Path) -> None:
-    data = shared.of(recipe)
-    train(recipe, config, run, resume="auto", data=data, follow=mlflow_follower(config))
-    if not evaluation_path(run, recipe).exists():
+def _refuse_mixed(conditions: Mapping[str, dict[str, Any]], baseline: str) -> None:
+    """Refuse arms that are not evaluated under the baseline's conditions: they cannot be paired.
+
+    Args:
+        conditions: by arm, or by run.
+        baseline: one of them.
+    """
+    expected = conditions[baseline]
+    for name, found in conditions.items():
+        if found != expected:
+            raise WMTPError(
+                f"compare.arms: {name} and {baseline} are not evaluated alike ({_differences(found, expected)}) "
+                f"and cannot be paired; give all arms the same problems and evaluate settings, and repeat the command"
+            )
+
+
+def _differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
+    """The settings that differ, or else what else does."""
+    ours, theirs = found["settings"], expected["settings"]
+    settings = [f"{k}: {ours[k]} and {theirs[k]}" for k in ours if k != "changed" and ours[k] != theirs[k]]
+    return ", ".join(settings or sorted(k for k in found | expected if found.get(k) != expected.get(k)))
+
+
+def _train_and_evaluate(recipe: Recipe, config: Config, shared: _Shared, run: Path) -> None:
+    train(recipe, config, run, resume="auto", data=shared.data(recipe), follow=mlflow_follower(config))
+    if not is_evaluated(run, recipe, shared.conditions(recipe)):
         evaluate_run(run, recipe, config)
 
 
-def _train_reference(recipe: Recipe, config: Config, shared: _SharedData, directory: Path) -> ReferenceResult:
+def _train_reference(recipe: Recipe, config: Config, shared: _Shared, directory: Path) -> ReferenceResult:
     """Train the reference and score the arms' training data with it, unless that is done."""
     changes = recipe.compare.reference or {}
     learner = override(recipe, {"name": "reference", **changes}, "compare.reference")
     run = directory / "reference"
     _train_and_evaluate(learner, config, shared, run)
     if not (directory / "scores").exists():
-        write_reference_scores(recipe, config, shared.of(recipe), str(run), directory / "scores")
+        write_reference_scores(recipe, config, shared.data(recipe), str(run), directory / "scores")
     evaluation = read_json(evaluation_path(run, learner))
     return ReferenceResult(
         pass_at_1=_pass_at_1(evaluation),
@@ -205,7 +241,7 @@ def _with_reference(arm: Arm, directory: Path) -> Arm:
 
 
 def _with_critics(
-    arms: Sequence[Arm], config: Config, shared: _SharedData, directory: Path, say: Say
+    arms: Sequence[Arm], config: Config, shared: _Shared, directory: Path, say: Say
 ) -> list[Arm]:
     """Train every critic that arms share once, with the recipe's own seed, unless that is done."""
     found: dict[str, Path] = {}
@@ -216,7 +252,7 @@ def _with_critics(
             say(f"critic of {arm.name}")
             run = directory / "critics" / arm.name
             found[kind] = train_critic(
-                arm.recipe, config, shared.of(arm.recipe), run, mlflow_follower(config)
+                arm.recipe, config, shared.data(arm.recipe), run, mlflow_follower(config)
             )
         place = {} if kind is None else {"critic.path": str(found[kind])}
         ready.append(replace(arm, recipe=override(arm.recipe, place, arm.name)))
@@ -232,7 +268,10 @@ def _collect(
     reference: ReferenceResult | None,
     directory: Path,
 ) -> Comparison:
-    evaluations = {key: read_json(evaluation_path(run, recipe)) for key, run in runs.items()}
+    by_name = {arm.name: arm.recipe for arm in arms}
+    evaluations = {key: read_json(evaluation_path(run, by_name[key[0]])) for key, run in runs.items()}
+    conditions = {f"{name}, seed {seed}": e["conditions"] for (name, seed), e in evaluations.items()}
+    _refuse_mixed(conditions, f"{recipe.compare.baseline}, seed {seeds[0]}")
     passes = {
         arm.name: np.asarray(
             [

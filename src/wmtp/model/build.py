@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from wmtp.checkpoint.store import resolve_model
 from wmtp.config import Recipe
 from wmtp.data.tokenizer import vocabulary_size
 from wmtp.errors import WMTPError
@@ -29,7 +30,7 @@ from wmtp.model.modeling import (
     rotations,
 )
 from wmtp.model.tokens import check_tokenizer
-from wmtp.model.twins import with_heads
+from wmtp.model.twins import with_heads, with_layers
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> MTPForCausalLM:
@@ -58,21 +59,24 @@ def learner_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> MTPCon
     """The learner's configuration; of `model.base_id` only the configuration is read.
 
     Raises:
-        WMTPError: it cannot be, has heads already, too few positions, or a forward that is not ours.
+        WMTPError: it cannot be, has another number of extra heads, too few positions, or a forward that is not ours.
     """
-    location = recipe.model.base_id
-    if location is None:
-        base = _backbone_config(recipe, tokenizer)
-        return MTPConfig(base, heads=recipe.model.heads, dtype="float32")
-    called = f"model.base_id {location!r}"
+    heads = recipe.model.heads
+    if recipe.model.base_id is None:
+        return MTPConfig(_backbone_config(recipe, tokenizer), heads=heads, dtype="float32")
+    called = f"model.base_id {recipe.model.base_id!r}"
+    location = str(resolve_model(recipe.model.base_id, "model.base_id"))
     base = load_causal_config(location, "model.base_id")
     if isinstance(base, MTPConfig):
-        raise WMTPError(
-            f"{called}: has heads already; give a next-token model (wmtp export --next-token-only makes one)"
-        )
+        if base.heads not in (1, heads):
+            raise WMTPError(
+                f"{called}: has {base.heads} heads; set model.heads={base.heads} to keep them, or give its "
+                f"next-token model to start with others (wmtp export --next-token-only makes one)"
+            )
+        base = with_layers(base.backbone, base.backbone.num_hidden_layers - base.heads + 1)
     check_positions(base, recipe.data.sequence_length, called)
     check_learner(base, called)
-    return keep_ends(with_heads(base, recipe.model.heads), location)
+    return keep_ends(with_heads(base, heads), location)
 
 
 def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
@@ -127,7 +131,8 @@ def _round_up(size: float, multiple: int) -> int:
 def _from_base(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> MTPForCausalLM:
     config = learner_config(recipe, tokenizer)
     called = f"model.base_id {recipe.model.base_id!r}"
-    base = load_causal_lm(str(recipe.model.base_id), "model.base_id")
+    location = str(resolve_model(str(recipe.model.base_id), "model.base_id"))
+    base = load_causal_lm(location, "model.base_id")
     rows = base.get_input_embeddings().num_embeddings
     if rows < vocabulary_size(tokenizer):
         raise WMTPError(
@@ -136,7 +141,8 @@ def _from_base(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> MTPForCaus
         )
     learner = MTPForCausalLM(config)
     take_weights(learner, base, called)
-    if recipe.model.head_init == "copy":
+    has_heads = isinstance(base, MTPForCausalLM) and base.config.heads > 1
+    if recipe.model.head_init == "copy" and not has_heads:
         copy_head_0(learner)
     return learner
 

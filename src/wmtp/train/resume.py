@@ -14,16 +14,21 @@ from wmtp.config import Config, Recipe, changed_keys, recipe_from
 from wmtp.data.dataset import TokenDataset
 from wmtp.data.loader import Columns, Loader
 from wmtp.distributed.world import World
+from wmtp.environment import choose_device, choose_dtype, dtype_name
 from wmtp.errors import WMTPError
+from wmtp.progress import note
 from wmtp.rank import restarts
 from wmtp.train.heartbeat import Heartbeat
-from wmtp.train.optim import check_schedule
+from wmtp.train.optim import check_schedule, learning_rate
 from wmtp.train.signals import StopRequest
 
 RESUMABLE = (
     "name",
     "evaluate.",
     "compare.",
+    "data.source",
+    "train.micro_batch_size",
+    "train.gradient_checkpointing",
     "train.log_every",
     "train.validate_every",
     "train.save_every",
@@ -32,7 +37,14 @@ RESUMABLE = (
     "train.async_save",
     "train.max_bad_steps",
 )
-"""Keys that may differ between a checkpoint and the run that resumes it: they do not touch what is learnt."""
+"""Keys that may differ between a checkpoint and the run that resumes it: they do not touch what is learnt.
+
+What `data.source` holds is compared by its fingerprint, wherever it is.
+"""
+
+
+_PRECISIONS: dict[str, str] = {"bfloat16": "bf16", "float32": "fp32"}
+"""The dtype in a checkpoint, as `devices.precision` calls it."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +55,13 @@ class Start:
     state: dict[str, Any]
 
 
-def starting_point(recipe: Recipe, run: Path, resume: str, world: World) -> Start | None:
+def starting_point(
+    recipe: Recipe, run: Path, resume: str, world: World, *, extend: bool = False
+) -> Start | None:
     """Where training goes on; None to start.
 
     Args:
-        resume: as of `train`.
+        resume, extend: as of `train`.
     Raises:
         WMTPError: a new run where one is already or whose schedule does not fit, no such checkpoint, a damaged one,
             or one of another recipe.
@@ -57,7 +71,7 @@ def starting_point(recipe: Recipe, run: Path, resume: str, world: World) -> Star
         check_schedule(recipe.train)
         return None
     start = Start(path, checkpoint.load_state(path))
-    refuse_other_recipe(recipe, start.state, path)
+    refuse_other_recipe(recipe, start.state, path, extend=extend)
     return start
 
 
@@ -80,20 +94,70 @@ def _checkpoint_to_resume(run: Path, resume: str, world: World) -> Path | None:
     return Path(resume)
 
 
-def refuse_other_recipe(recipe: Recipe, state: dict[str, Any], start: Path | None) -> None:
+def refuse_other_recipe(
+    recipe: Recipe, state: dict[str, Any], start: Path | None, *, extend: bool = False
+) -> None:
     """What is learnt, and from what, may not change on resuming.
 
+    Args:
+        extend: as of `train`.
     Raises:
-        WMTPError: it did; says which keys.
+        WMTPError: it did; says which keys. Or the schedule over more steps does not fit.
     """
     saved = recipe_from(state["recipe"], str(start))
     same = RESUMABLE if saved.train.warmup != recipe.train.warmup else (*RESUMABLE, "train.warmup_")
+    if extend and recipe.train.steps > saved.train.steps:
+        check_schedule(recipe.train)
+        same = (*same, "train.steps")
     differing = [key for key in changed_keys(saved, recipe) if not key.startswith(same)]
     if differing:
         raise WMTPError(
             f"{start}: was trained with another recipe ({', '.join(differing)} differ); "
             f"resume with the same one, or start a new run (name=…)"
         )
+
+
+def note_extension(recipe: Recipe, start: Start | None) -> None:
+    """Say what the learning rate will do where the recipe has more steps than the checkpoint's."""
+    if start is None:
+        return
+    before, now = recipe_from(start.state["recipe"], str(start.path)).train, recipe.train
+    if now.steps == before.steps:
+        return
+    step = int(start.state["counters"]["step"])
+    last, following = learning_rate(step - 1, before), learning_rate(step, now)
+    note(
+        f"train.steps {now.steps} instead of {before.steps}: the learning rate goes from {last:.3g} at step {step} "
+        f"to {following:.3g} at step {step + 1}, and ends at {learning_rate(now.steps - 1, now):.3g} "
+        f"(train.schedule {now.schedule})"
+    )
+
+
+def keep_precision(config: Config, start: Start | None, recipe: Recipe) -> Config:
+    """The environment in the precision that the checkpoint's run computes in, whatever `auto` is on this machine.
+
+    Checkpoints of before that was written down leave it to the environment.
+
+    Raises:
+        WMTPError: `devices.precision` names another.
+    """
+    saved = None if start is None else start.state.get("precision")
+    if start is None or saved is None:
+        return config
+    precision = _PRECISIONS[saved]
+    here = choose_dtype(config.devices, choose_device(config.devices))
+    if config.devices.precision not in ("auto", precision):
+        raise WMTPError(
+            f"{start.path}: was trained in {precision}, and devices.precision is {config.devices.precision}; go on "
+            f"with auto or {precision}, or start a new run from its weights (name=… model.base_id={start.path})"
+        )
+    if dtype_name(here) != saved and start.state["counters"]["step"] < recipe.train.steps:
+        note(
+            f"{start.path}: going on in {precision} as before; devices.precision auto starts new runs in "
+            f"{_PRECISIONS[dtype_name(here)]} here"
+        )
+    devices = config.devices.model_copy(update={"precision": precision})
+    return config.model_copy(update={"devices": devices})
 
 
 @contextmanager

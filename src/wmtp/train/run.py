@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ from wmtp.train.assemble import known_columns, module_on_devices, scorer_needs
 from wmtp.train.follower import Follow, Follower, nobody
 from wmtp.train.lock import RunLock
 from wmtp.train.optim import check_schedule
-from wmtp.train.resume import attended, make_loader, starting_point
+from wmtp.train.resume import attended, keep_precision, make_loader, note_extension, starting_point
 from wmtp.train.stage_one import critic_recipe, learn_values
 from wmtp.train.trainer import Trainer
 from wmtp.weighting.refscores import Header, write_scores
@@ -87,6 +88,8 @@ def train(
     resume: str = "never",
     data: Data | None = None,
     follow: Follow = nobody,
+    *,
+    extend: bool = False,
 ) -> Path:
     """Train, or go on training, in the directory `run`; returns its last checkpoint.
 
@@ -97,29 +100,30 @@ def train(
             is the checkpoint to continue from.
         data: what `load_data(recipe, …)` gives, when it is at hand.
         follow: who follows the run, and its stage 1.
+        extend: whether a checkpoint of fewer `train.steps` goes on by the schedule of more; else it is refused.
     """
     configure_torch(config.devices)
     with ExitStack() as stack:
         stack.enter_context(_full_disk_explained(run))
         world = stack.enter_context(processes(config.devices))
         stack.enter_context(_own_directory(run, world))
-        start = starting_point(recipe, run, resume, world)
+        start = starting_point(recipe, run, resume, world, extend=extend)
+        kept = keep_precision(config, start, recipe)
         if data is None:
             with world.first_one_first():
                 data = load_data(recipe, Path(config.paths.cache))
         _check_tokenizer(recipe, data)
         is_own = start is not None and start.path.resolve().is_relative_to(run.resolve())
         follower = follow(run, start.state["mlflow_run_id"] if start and is_own else None, fresh=not is_own)
-        begin = cache(lambda: _begin(recipe, config, data, run, world, stack, follower))
+        environment = describe(kept.devices) | {"processes": world.size}
+        begin = cache(lambda: _begin(recipe, config, environment, data, run, world, stack, follower))
         critic = None
         if "values" in scorer_needs(recipe) and recipe.critic.path is None:
             critic = learn_values(recipe, config, data, run / CRITIC, resume, world, begin, follow)
         torch.manual_seed(recipe.seed + world.rank)
         with world.first_one_first():
-            columns = known_columns(recipe, config, data)
-        module, parallel = module_on_devices(
-            recipe, config, data, start.path if start else None, world, critic
-        )
+            columns = known_columns(recipe, kept, data)
+        module, parallel = module_on_devices(recipe, kept, data, start.path if start else None, world, critic)
         trainer = Trainer(
             module,
             parallel,
@@ -134,6 +138,7 @@ def train(
         )
         trainer.begin_at(start)
         begin()
+        note_extension(recipe, start)
         trainer.fit(recipe.name)
     return checkpoint.checkpoints(run)[-1]
 
@@ -151,6 +156,7 @@ def train_critic(recipe: Recipe, config: Config, data: Data, run: Path, follow: 
 def _begin(
     recipe: Recipe,
     config: Config,
+    environment: dict[str, Any],
     data: Data,
     run: Path,
     world: World,
@@ -161,7 +167,7 @@ def _begin(
     if world.is_first:
         write_text(run / RECIPE_FILE, to_yaml(recipe))
         write_text(run / CONFIG_FILE, to_yaml(config))
-        write_json(run / ENVIRONMENT_FILE, describe(config.devices) | {"processes": world.size})
+        write_json(run / ENVIRONMENT_FILE, environment)
         write_json(run / DATA_FILE, data.summary())
         stack.enter_context(follower)
 

@@ -18,10 +18,10 @@ from wmtp.distributed.world import World
 from wmtp.errors import WMTPError
 from wmtp.layout import BEST, CRITIC, CRITIC_FILE, RECIPE_FILE
 from wmtp.metrics import MetricsLog
-from wmtp.storage import mend, write_json, write_text
+from wmtp.storage import mend, read_json, write_json, write_text
 from wmtp.train.assemble import critic_on_devices
 from wmtp.train.follower import Follow
-from wmtp.train.resume import attended, make_loader, refuse_other_recipe, starting_point
+from wmtp.train.resume import attended, keep_precision, make_loader, refuse_other_recipe, starting_point
 from wmtp.train.trainer import Trainer
 
 
@@ -58,6 +58,7 @@ def learn_values(
     done = world.any(world.is_first and resume != "never" and (run / CRITIC_FILE).exists())
     if done:
         refuse_other_recipe(own, {"recipe": to_dict(load(run / RECIPE_FILE)[0])}, run)
+        _refuse_other_data(data, run)
         return critic_folder(run)
     if world.is_first:
         run.mkdir(exist_ok=True)
@@ -65,6 +66,7 @@ def learn_values(
         checkpoint.recover(run)
     world.barrier()
     start = starting_point(own, run, "never" if resume == "never" else "auto", world)
+    config = keep_precision(config, start, own)
     with world.first_one_first():
         learnt, held_out = labelled_documents(own, config, data.tokenizer)
     torch.manual_seed(own.seed + world.rank)
@@ -94,9 +96,20 @@ def learn_values(
         with follower if world.is_first else nullcontext():
             _fit(trainer, run)
     if world.is_first:
-        write_json(run / CRITIC_FILE, _result(run, own, learnt, held_out))
+        result = _result(run, own, learnt, held_out)
+        write_json(run / CRITIC_FILE, {"data": data.train.fingerprint, **result})
     world.barrier()
     return critic_folder(run)
+
+
+def _refuse_other_data(data: Data, run: Path) -> None:
+    """Refuse training data other than those that a finished stage 1, where it wrote that down, learnt from."""
+    saved = read_json(run / CRITIC_FILE).get("data")
+    if saved not in (None, data.train.fingerprint):
+        raise WMTPError(
+            f"data.source: the training data changed since the critic in {run} was trained: fingerprint "
+            f"{data.train.fingerprint[:16]} now, {saved[:16]} then; start a new run (name=…)"
+        )
 
 
 def with_own_critic(recipe: Recipe, run: Path) -> Recipe:

@@ -16,7 +16,8 @@ from wmtp.train.task import Task
 class Counters:
     """What a run has done so far; saved with it.
 
-    seconds: of training alone, without validation and saving; tokens: without padding, over all ranks;
+    seconds: of training alone, without validation and saving; data_seconds: how many of them it waited for data;
+    tokens: without padding, over all ranks;
     nonfinite_scores: entries that got weight 1 for want of a finite score;
     best_validation, best_step: the lowest criterion, and after how many steps; stale_validations: how many came
     since.
@@ -25,6 +26,7 @@ class Counters:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    data_seconds: float = 0.0
     skipped_steps: int = 0
     bad_in_a_row: int = 0
     nonfinite_scores: int = 0

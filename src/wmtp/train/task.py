@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from wmtp.config import Recipe
@@ -25,9 +26,11 @@ class Task(Protocol):
 
     Attributes:
         model: whose parameters are trained, where they require a gradient, and saved.
+        compute_dtype: of matrix products.
     """
 
     recipe: Recipe
+    compute_dtype: torch.dtype
 
     @property
     def model(self) -> nn.Module: ...

@@ -5,7 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from wmtp.config import to_dict
 from wmtp.data.loader import Batch, Loader
 from wmtp.distributed.parallel import accumulating, full
 from wmtp.distributed.world import World, all_reduce
+from wmtp.environment import dtype_name
 from wmtp.errors import WMTPError, is_out_of_memory
 from wmtp.metrics import MetricsLog, finite
 from wmtp.progress import describe_step, progress
@@ -112,8 +113,9 @@ class Trainer:
         with progress(title, steps) as update:
             while not self._is_done:
                 self._at("data")
+                asked = time.perf_counter()
                 batches = [batch.to(self.world.device) for batch in next(self.loader)]
-                record, signum = self._step_in_memory(batches)
+                record, signum = self._step_in_memory(batches, time.perf_counter() - asked)
                 if record is not None:
                     self._write(record)
                     update(self.counters.step, describe_step(record))
@@ -187,6 +189,7 @@ class Trainer:
                 "loader": self.loader.state_dict(),
                 "recipe": to_dict(self.recipe),
                 "world_size": self.world.size,
+                "precision": dtype_name(self.module.compute_dtype),
                 "mlflow_run_id": self.follower.run_id,
             },
             files=self._write_files,
@@ -208,10 +211,12 @@ class Trainer:
         if self.world.is_first:
             self.metrics.rewind(self.counters.step)
 
-    def _step_in_memory(self, batches: Sequence[Batch]) -> tuple[dict[str, Any] | None, int | None]:
+    def _step_in_memory(
+        self, batches: Sequence[Batch], data_seconds: float
+    ) -> tuple[dict[str, Any] | None, int | None]:
         """A step; if memory runs out, an error that says what would fit."""
         try:
-            return self._step(batches)
+            return self._step(batches, data_seconds)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -221,7 +226,7 @@ class Trainer:
     def _attempt(self, rows: int, micro_batches: int) -> None:
         remembered = {name: tensor.clone() for name, tensor in self.module.state().items()}
         batch = self.loader.sample(rows).to(self.world.device)
-        outputs = self._forward_backward([replace(batch) for _ in range(micro_batches)])
+        outputs = self._forward_backward([batch] * micro_batches)
         self.module.statistics(outputs)
         for name, tensor in self.module.state().items():
             tensor.copy_(remembered[name])
@@ -231,8 +236,15 @@ class Trainer:
         if self.world.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _step(self, batches: Sequence[Batch]) -> tuple[dict[str, Any] | None, int | None]:
-        """One optimiser step; a record of it when it is one to log, and a signal if any rank had one."""
+    def _step(
+        self, batches: Sequence[Batch], data_seconds: float = 0.0
+    ) -> tuple[dict[str, Any] | None, int | None]:
+        """One optimiser step; a record of it when it is one to log, and a signal if any rank had one.
+
+        Args:
+            batches: its micro-batches.
+            data_seconds: how long it waited for them.
+        """
         started = time.perf_counter()
         self._at("forward")
         counters, train = self.counters, self.recipe.train
@@ -246,8 +258,9 @@ class Trainer:
         counters.step += 1
         counters.tokens += tokens
         counters.nonfinite_scores += nonfinite_scores
-        seconds = time.perf_counter() - started
+        seconds = data_seconds + time.perf_counter() - started
         counters.seconds += seconds
+        counters.data_seconds += data_seconds
         if counters.step % train.log_every and counters.step not in (1, train.steps):
             return None, signum
         record = {
@@ -258,6 +271,7 @@ class Trainer:
             "grad_norm": finite(norm),
             "lr": lr,
             "tokens_per_second": tokens / seconds,
+            "data_seconds": round(counters.data_seconds, 3),
             "memory_mib": self._memory_mib(),
             "skipped_steps": counters.skipped_steps,
             "nonfinite_scores": counters.nonfinite_scores,
@@ -299,8 +313,8 @@ class Trainer:
     def _forward_backward(self, batches: Sequence[Batch]) -> list[Output]:
         outputs = []
         prepared = self.module.prepare(batches, self.counters.step)
-        for batch, arguments in zip(batches, prepared, strict=True):
-            with accumulating(self.parallel, is_last=batch is batches[-1]):
+        for number, (batch, arguments) in enumerate(zip(batches, prepared, strict=True), start=1):
+            with accumulating(self.parallel, is_last=number == len(batches)):
                 output: Output = self.parallel(batch, **arguments)
                 output.loss.backward()
             outputs.append(output)
