@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple, get_args
 
 from wmtp.decode.batch import Stop
 from wmtp.errors import WMTPError
-from wmtp.evaluate.rows import Row, read_rows
+from wmtp.evaluate.rows import EvaluationRow, read_rows
 from wmtp.lock import sole_holder
 from wmtp.sandbox import Execution, Verdict
 from wmtp.storage import complete_lines, read_json, why_no_file, write_json, write_text, writing
@@ -230,28 +230,28 @@ def _result(execution: Execution) -> str:
     return f"{execution.verdict}: {execution.message}"
 
 
-def _key(row: Row) -> Key:
+def _key(row: EvaluationRow) -> Key:
     sample, temperature = row.values.get("sample"), row.values.get("temperature")
     if not isinstance(sample, int) or not isinstance(temperature, float | int | None):
         raise WMTPError(f"{row.place}: damaged: 'sample' and 'temperature' should be numbers")
     return Key(row.text("task_id"), temperature, sample)
 
 
-def _completion(row: Row) -> str:
+def _completion(row: EvaluationRow) -> str:
     completion = row.values.get("completion")
     if not isinstance(completion, str):
         raise WMTPError(f"{row.place}: 'completion' should be there, as text")
     return completion
 
 
-def _stop(row: Row) -> Stop:
+def _stop(row: EvaluationRow) -> Stop:
     found: list[Stop] = [stop for stop in get_args(Stop) if stop == row.values["stop"]]
     if not found:
         raise WMTPError(f"{row.place}: damaged: 'stop' should be one of {', '.join(get_args(Stop))}")
     return found[0]
 
 
-def _execution(row: Row) -> Execution | None:
+def _execution(row: EvaluationRow) -> Execution | None:
     """None where there is none, or it was an error, so that the completion is judged again."""
     if "verdict" not in row.values:
         return None
