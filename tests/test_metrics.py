@@ -1,9 +1,13 @@
 import json
 import time
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
 
 from wmtp.metrics import MetricsLog
 from wmtp.tracking.ledger import Tail
+from wmtp.typed_json import read_lines_as
 
 
 def test_a_record_is_dated_in_the_file_and_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -38,3 +42,14 @@ def test_the_tail_of_a_file_that_grows_and_is_rewound(tmp_path: Path) -> None:
     log.rewind(1)
     log.write({"kind": "train", "step": 2})
     assert [r["step"] for r in tail.read()] == [1, 2]
+
+
+def test_a_torn_last_line_is_no_record_and_goes_with_rewinding(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path)
+    log.write({"kind": "train", "step": 1})
+    whole = log.path.read_bytes()
+    log.path.write_bytes(whole + '{"kind": "é'.encode()[:-1])
+    for records in (log, Tail(log.path).read(), read_lines_as(log.path, TypeAdapter(dict[str, Any]))):
+        assert [record["step"] for record in records] == [1]
+    log.rewind(1)
+    assert log.path.read_bytes() == whole

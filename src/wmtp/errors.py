@@ -14,6 +14,16 @@ def one_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def joined_lines(error: BaseException) -> str:
+    """All that an error says, on one line."""
+    return " ".join(str(error).split())
+
+
+def type_and_message(error: BaseException) -> str:
+    """The type of an error and all that it says, on one line: for errors of other people's code."""
+    return f"{type(error).__name__}: {joined_lines(error)}".strip().removesuffix(":")
+
+
 _SIGNS_OF_NO_MEMORY = (
     "out of memory",
     "can't allocate memory",

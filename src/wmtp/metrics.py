@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wmtp.layout import METRICS_FILE
-from wmtp.storage import write_text
+from wmtp.storage import complete_lines, write_bytes
 
 
 class MetricsLog:
@@ -27,7 +27,7 @@ class MetricsLog:
     def rewind(self, step: int) -> None:
         """Forget what came after `step`: a run resumed from there will write it again."""
         kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
-        write_text(self.path, "".join(kept))
+        write_bytes(self.path, b"".join(kept))
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for line in self._lines():
@@ -35,13 +35,10 @@ class MetricsLog:
             record.pop("time", None)
             yield record
 
-    def _lines(self) -> Iterator[str]:
-        if not self.path.exists():
-            return
-        with self.path.open(encoding="utf-8") as file:
-            for line in file:
-                if line.endswith("\n"):  # a killed run may leave half a line
-                    yield line
+    def _lines(self) -> Iterator[bytes]:
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                yield from complete_lines(file)
 
 
 def finite(value: float) -> float | None:

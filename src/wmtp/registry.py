@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar, cast
 
-from wmtp.errors import WMTPError, is_out_of_memory
+from wmtp.errors import WMTPError, is_out_of_memory, type_and_message
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class Registry(Generic[T]):
         except Exception as error:
             if name in self._factories or is_out_of_memory(error):
                 raise
-            raise WMTPError(f"{self.kind} {name!r} cannot be built: {_told(error)}") from error
+            raise WMTPError(f"{self.kind} {name!r} cannot be built: {type_and_message(error)}") from error
 
     def _load(self, path: str) -> Callable[..., T]:
         module_name, _, attribute = path.partition(":")
@@ -83,8 +83,4 @@ class Registry(Generic[T]):
             module = importlib.import_module(module_name)
             return cast("Callable[..., T]", operator.attrgetter(attribute)(module))
         except Exception as error:  # other people's modules raise whatever they like
-            raise WMTPError(f"{self.kind} {path!r} cannot be loaded: {_told(error)}") from error
-
-
-def _told(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+            raise WMTPError(f"{self.kind} {path!r} cannot be loaded: {type_and_message(error)}") from error

@@ -8,8 +8,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from wmtp.errors import WMTPError, one_line
 
@@ -144,6 +145,14 @@ def read_json(path: Path) -> Any:
         raise WMTPError(f"{path}: cannot be read: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise WMTPError(f"{path}: damaged: {error}") from None
+
+
+def complete_lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file that is appended to, from where it stands, each with its line end.
+
+    A last line without one counts as not written: its writer was killed, or is still at it.
+    """
+    return takewhile(lambda line: line.endswith(b"\n"), file)
 
 
 @contextmanager

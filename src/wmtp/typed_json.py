@@ -7,6 +7,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from wmtp.errors import WMTPError
+from wmtp.storage import complete_lines
 
 T = TypeVar("T")
 
@@ -24,20 +25,20 @@ def read_as(path: Path, adapter: TypeAdapter[T]) -> T:
 
 
 def read_lines_as(path: Path, adapter: TypeAdapter[T]) -> list[T]:
-    """The values in a JSONL file; a last line that was cut off while being written is not one yet.
+    """The values in a JSONL file, in its complete lines.
 
     Raises:
         WMTPError: a line is no such value.
     """
     values = []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines[:-1], start=1):
-        try:
-            values.append(adapter.validate_python(json.loads(line)))
-        except json.JSONDecodeError as error:
-            raise WMTPError(f"{path}:{number}: not JSON: {error.msg}") from error
-        except ValidationError as error:
-            raise WMTPError(f"{path}:{number}: {_first(error)}") from error
+    with path.open("rb") as file:
+        for number, line in enumerate(complete_lines(file), start=1):
+            try:
+                values.append(adapter.validate_python(json.loads(line)))
+            except json.JSONDecodeError as error:
+                raise WMTPError(f"{path}:{number}: not JSON: {error.msg}") from error
+            except ValidationError as error:
+                raise WMTPError(f"{path}:{number}: {_first(error)}") from error
     return values
 
 

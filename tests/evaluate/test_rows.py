@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from wmtp.errors import WMTPError
-from wmtp.evaluate.rows import Row, read_rows, unified
+from wmtp.evaluate.rows import EvaluationRow, read_rows, unified
 
 
 def test_lines_lists_and_compressed_lines_are_read_alike(tmp_path: Path) -> None:
@@ -56,13 +56,13 @@ def test_a_broken_file_is_one_line(tmp_path: Path, name: str, content: bytes, ex
     ],
 )
 def test_a_wrong_field_is_named_with_its_place(method: str, arguments: Any, expected: str) -> None:
-    row = Row("f, line 7", {"t": "a\rb", "n": 3, "l": ["x\r\n"], "bad": ["x", 1]})
+    row = EvaluationRow("f, line 7", {"t": "a\rb", "n": 3, "l": ["x\r\n"], "bad": ["x", 1]})
     with pytest.raises(WMTPError, match=expected):
         getattr(row, method)(*arguments)
 
 
 def test_fields() -> None:
-    row = Row("f", {"t": "a\rb", "none": None, "n": 3, "l": ["x\r\n"]})
+    row = EvaluationRow("f", {"t": "a\rb", "none": None, "n": 3, "l": ["x\r\n"]})
     assert row.text("gone", "none", "t") == "a\nb"
     assert row.text("gone", default="d") == "d"
     assert row.texts("l") == ("x\n",)

@@ -171,6 +171,7 @@ def test_one_evaluation_at_a_time(tmp_path: Path) -> None:
         pass
     with opened(tmp_path / "t.jsonl"):
         pass
+    assert {path.name for path in tmp_path.iterdir()} == {"t.jsonl", "t.json"}
 
 
 @pytest.mark.parametrize(

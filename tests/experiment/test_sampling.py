@@ -107,7 +107,7 @@ def test_stopped_and_repeated(
     with pytest.raises(KeyboardInterrupt):
         sampled(run, recipe, config, tmp_path / "one.jsonl")
     partial = tmp_path / "one.partial.jsonl"
-    assert f"{partial}: holds 7 of 12 completions; repeat the command to go on" in capsys.readouterr().err
+    assert f"{partial}: holds 7 of 12 samples; repeat the command to go on" in capsys.readouterr().err
     assert len(partial.read_text().splitlines()) == 7
     assert not (tmp_path / "one.jsonl").exists()
     assert sampled(run, recipe, config, tmp_path / "one.jsonl") == whole

@@ -2,12 +2,12 @@ import pytest
 
 from wmtp.errors import WMTPError
 from wmtp.report.groups import grouped
-from wmtp.report.runs import Evaluation, Problem
+from wmtp.report.runs import Evaluation, ProblemResult
 
 
 def evaluation(passed: list[int], samples: int = 2, *, known: bool = True, prefix: str = "t") -> Evaluation:
     problems = [
-        Problem(
+        ProblemResult(
             task_id=f"{prefix}/{i}",
             samples=samples,
             passed=count,

@@ -18,13 +18,13 @@ from mlflow_runs import Database, MakeRun, train_record, write_steps
 
 from wmtp.config import Config, to_dict
 from wmtp.errors import WMTPError
+from wmtp.lock import run_lock
 from wmtp.metrics import MetricsLog
 from wmtp.tracking import tracker
 from wmtp.tracking.deliver import deliver_all
 from wmtp.tracking.ledger import load_ledger, sole_deliverer, waiting_records
 from wmtp.tracking.tracker import Tracker
 from wmtp.tracking.worker import Order
-from wmtp.train.lock import RunLock
 from wmtp.train.signals import Stopped
 
 
@@ -236,9 +236,9 @@ sys.path.insert(0, sys.argv[3])
 from mlflow_runs import write_steps
 from wmtp.config import Config
 from wmtp.tracking.tracker import Tracker
-from wmtp.train.lock import RunLock
+from wmtp.lock import run_lock
 run = Path(sys.argv[1])
-with RunLock(run), Tracker(run, Config.model_validate_json(sys.argv[2]), every=0.1, seconds=20):
+with run_lock(run), Tracker(run, Config.model_validate_json(sys.argv[2]), every=0.1, seconds=20):
     if sys.argv[4] == "fork" and os.fork() == 0:
         time.sleep(60)  # it has the worker's standard input open, too
     write_steps(run, range(1, 6))
@@ -266,7 +266,7 @@ def test_the_worker_outlives_a_killed_training_only_to_deliver(
         os.kill(training.pid, signal.SIGKILL)
         training.wait()
         if children == "none":
-            with RunLock(run):  # the worker does not keep it
+            with run_lock(run):  # the worker does not keep it
                 pass
 
         def worker_is_gone() -> bool:

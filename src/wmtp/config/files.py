@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from wmtp.config.base import Section
 from wmtp.config.environment import Config
 from wmtp.config.recipe import Recipe
-from wmtp.errors import WMTPError, one_line
+from wmtp.errors import WMTPError, joined_lines, one_line
 from wmtp.registry import did_you_mean
 
 
@@ -103,7 +103,7 @@ def _read(path: Path, chain: tuple[Path, ...] = ()) -> DictConfig:
     except FileNotFoundError:
         raise WMTPError(f"{path}: no such file") from None
     except (OSError, yaml.YAMLError, ValueError) as error:
-        raise WMTPError(f"{path}: cannot be read: {' '.join(str(error).split())}") from None
+        raise WMTPError(f"{path}: cannot be read: {joined_lines(error)}") from None
     if not isinstance(tree, DictConfig):
         raise WMTPError(f"{path}: should be a mapping of sections")
     parent = tree.pop("extends", None)

@@ -28,7 +28,7 @@ REWARDS, HEADER = "rewards.npy", "rewards.json"
 
 
 @dataclass(frozen=True)
-class Header:
+class RewardsHeader:
     """What the rewards belong to: digests of the tokens of all texts and of the model, and its precision."""
 
     rows: int
@@ -68,7 +68,9 @@ def reward_model_rewards(
     positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
     _check_lengths(tokens, min(positions, tokenizer.model_max_length), location)
     digest = sha256_text(*(" ".join(map(str, ids)) for ids in tokens), f"padding {config.pad_token_id}")
-    header = Header(len(tokens), digest, model_fingerprint(location), str(dtype).removeprefix("torch."))
+    header = RewardsHeader(
+        len(tokens), digest, model_fingerprint(location), str(dtype).removeprefix("torch.")
+    )
     directory = cache / "rewards" / sha256_text(header.model, header.dtype, header.tokens)[:16]
     rewards = _read(directory, header)
     if rewards is None:
@@ -86,7 +88,7 @@ def reward_model_rewards(
     return rewards
 
 
-def _read(directory: Path, header: Header) -> NDArray[np.float64] | None:
+def _read(directory: Path, header: RewardsHeader) -> NDArray[np.float64] | None:
     """The rewards in a folder; None if there are none, or they are damaged or another text's."""
     try:
         if read_json(directory / HEADER) != asdict(header):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wmtp.errors import WMTPError, one_line
+from wmtp.errors import WMTPError, joined_lines, one_line
 
 PlacedRow = tuple[str, dict[str, Any]]
 
@@ -56,7 +56,7 @@ def read_json_list(path: Path) -> Iterator[PlacedRow]:
 
 def unreadable(path: Path, error: Exception) -> WMTPError:
     """What to raise when a data file cannot be read."""
-    return WMTPError(f"{path}: cannot be read: {' '.join(str(error).split())}")
+    return WMTPError(f"{path}: cannot be read: {joined_lines(error)}")
 
 
 def _parse(text: bytes, place: str) -> Any:

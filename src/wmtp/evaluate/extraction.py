@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from textwrap import dedent, indent
 
 from wmtp.config.protocols import Extraction
-from wmtp.evaluate.fences import Block, fenced_blocks
+from wmtp.evaluate.fences import FencedBlock, fenced_blocks
 from wmtp.evaluate.rows import unified
 from wmtp.evaluate.samples import Key, SampleFile
 from wmtp.evaluate.syntax import is_body, is_word, only_defines, parse, whole_statements
@@ -54,7 +54,7 @@ def _without_reasoning(text: str) -> str:
     return text[end.end() :] if end else text
 
 
-def _before_closing_fence(answer: str, blocks: Sequence[Block], problem: Problem) -> str | None:
+def _before_closing_fence(answer: str, blocks: Sequence[FencedBlock], problem: Problem) -> str | None:
     """The code before the only fence, where the prompt opened the block that this one closes; else None."""
     if len(blocks) != 1 or blocks[0].language or blocks[0].is_closed:
         return None
@@ -64,7 +64,7 @@ def _before_closing_fence(answer: str, blocks: Sequence[Block], problem: Problem
     return before if is_code or (problem.prefix and before.strip() and _is_body(before)) else None
 
 
-def _of_blocks(blocks: Sequence[Block], problem: Problem) -> str:
+def _of_blocks(blocks: Sequence[FencedBlock], problem: Problem) -> str:
     python = [block for block in blocks if block.language in PYTHON]
     candidates = python or [block for block in blocks if not block.language] or blocks
     codes = [dedent(block.code) for block in candidates]

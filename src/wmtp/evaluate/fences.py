@@ -12,7 +12,7 @@ _MARGIN = 3
 
 
 @dataclass
-class Block:
+class FencedBlock:
     """One code block.
 
     Attributes:
@@ -60,14 +60,14 @@ class Block:
                 return
 
 
-def fenced_blocks(text: str) -> list[Block]:
+def fenced_blocks(text: str) -> list[FencedBlock]:
     """The code blocks of a text in their order, with fences of backticks or tildes, indented or in lists.
 
     More than CommonMark understands: a fence at the end of a line of prose, one at the end of the last line of code,
     and blocks that are not closed before the next one begins.
     """
-    blocks: list[Block] = []
-    opened: Block | None = None
+    blocks: list[FencedBlock] = []
+    opened: FencedBlock | None = None
     for number, line in enumerate(text.split("\n")):
         if opened is None:
             opened = _opened_by(_AT_START.match(line) or _IN_PROSE.match(line), number)
@@ -88,10 +88,10 @@ def fenced_blocks(text: str) -> list[Block]:
     return blocks
 
 
-def _opened_by(match: re.Match[str] | None, number: int) -> Block | None:
+def _opened_by(match: re.Match[str] | None, number: int) -> FencedBlock | None:
     if match is None:
         return None
     language = _LANGUAGE.match(match["info"])
     before = match["before"]
     margin = len(before) if _AT_START.match(match[0]) else 0
-    return Block(language[1].lower() if language else "", margin, match["fence"], number)
+    return FencedBlock(language[1].lower() if language else "", margin, match["fence"], number)

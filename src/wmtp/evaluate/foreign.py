@@ -14,7 +14,6 @@ from wmtp.evaluate.extraction import extracted
 from wmtp.evaluate.judging import (
     judge_samples,
     require_consent,
-    told_how_to_go_on,
     verdict_origin,
     warn,
 )
@@ -69,7 +68,7 @@ def evaluate_samples(
     with SampleFile(results, origin, warn, evaluation) as file:
         for key in order:
             file.add(key, completions[key])
-        with told_how_to_go_on(file, order):
+        with file.hint_when_interrupted(order):
             judge_samples(file, problems, order, config)
         file.finish(order)
         codes = extracted(file, problems, order, settings.extraction)

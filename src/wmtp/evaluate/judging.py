@@ -3,7 +3,6 @@
 import platform
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -99,17 +98,3 @@ def _programs(
 def warn(line: str) -> None:
     """Say something that is no result."""
     print(line, file=sys.stderr)
-
-
-@contextmanager
-def told_how_to_go_on(file: SampleFile, order: Sequence[Key]) -> Iterator[None]:
-    """Whoever stops what is inside reads how far it came."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        made = sum(key in file.completions for key in order)
-        judged = sum(key in file.executions for key in order)
-        warn(
-            f"{file.path}: holds {made} of {len(order)} samples, {judged} of them judged; repeat the command to go on"
-        )
-        raise

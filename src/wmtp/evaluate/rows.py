@@ -11,7 +11,7 @@ from wmtp.errors import WMTPError
 
 
 @dataclass(frozen=True)
-class Row:
+class EvaluationRow:
     """One row of a file.
 
     Attributes:
@@ -71,7 +71,7 @@ def unified(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path) -> Iterator[EvaluationRow]:
     """The rows of a JSONL file (.gz too) or, where the name ends in .json, of a list.
 
     Raises:
@@ -79,4 +79,4 @@ def read_rows(path: Path) -> Iterator[Row]:
     """
     read = read_json_list if path.name.endswith(".json") else read_json_lines
     for place, values in read(path):
-        yield Row(place, values)
+        yield EvaluationRow(place, values)

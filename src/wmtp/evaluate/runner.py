@@ -21,7 +21,6 @@ from wmtp.evaluate.generation import Generator
 from wmtp.evaluate.judging import (
     judge_samples,
     require_consent,
-    told_how_to_go_on,
     verdict_origin,
     warn,
 )
@@ -192,7 +191,7 @@ def evaluate(
         **_further_origin(prompts, tokenizer, settings),
     }
     with SampleFile(samples, Origin(completions, verdict_origin(problems, config)), warn, result) as file:
-        with told_how_to_go_on(file, order):
+        with file.hint_when_interrupted(order):
             generator.write(file, order, prompts.ids)
             judge_samples(file, problems, order, config)
         file.finish(order)

@@ -6,10 +6,10 @@ end the file is rewritten with one line each. Beside it lies what the samples we
 of another model, protocol or seed are never taken for them.
 """
 
-import fcntl
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,9 +17,10 @@ from typing import Any, BinaryIO, NamedTuple, get_args
 
 from wmtp.decode.batch import Stop
 from wmtp.errors import WMTPError
-from wmtp.evaluate.rows import Row, read_rows
+from wmtp.evaluate.rows import EvaluationRow, read_rows
+from wmtp.lock import sole_holder
 from wmtp.sandbox import Execution, Verdict
-from wmtp.storage import read_json, why_no_file, write_json, write_text, writing
+from wmtp.storage import complete_lines, read_json, why_no_file, write_json, write_text, writing
 
 Say = Callable[[str], None]
 
@@ -68,22 +69,26 @@ class SampleFile:
         self._verdicts = json.loads(json.dumps(origin.verdicts))
         self._say = say
         self._about = path.with_suffix(".json")
+        self._lock = path.with_name(f".{path.name}.lock")
 
     def __enter__(self) -> "SampleFile":
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._open()
-        try:
+        with ExitStack() as stack:
+            with writing(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                alone = stack.enter_context(sole_holder(self._lock))
+            if not alone:
+                raise WMTPError(f"{self.path}: another evaluation writes it; wait for that one")
+            stack.callback(self._lock.unlink, missing_ok=True)  # while it is held: nobody else can have it
+            self._file = self._open()
+            stack.callback(lambda: self._file.close())
             self._take_over()
-        except BaseException:
-            self._file.close()
-            raise
+            self._held = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._held.close()
 
     def add(self, key: Key, completion: str, stop: Stop | None = None) -> None:
         """Keep a completion, and what ended it if that is known; one that is there already stays as it is."""
@@ -108,15 +113,23 @@ class SampleFile:
             self.path.unlink()
             self._about.unlink()
 
+    @contextmanager
+    def hint_when_interrupted(self, order: Sequence[Key]) -> Iterator[None]:
+        """Say, if Ctrl-C ends what is inside, how many of these samples there are and that they are kept."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            made = sum(key in self.completions for key in order)
+            judged = sum(key in self.executions for key in order)
+            of_them = f", {judged} of them judged" if self._verdicts else ""
+            self._say(
+                f"{self.path}: holds {made} of {len(order)} samples{of_them}; repeat the command to go on"
+            )
+            raise
+
     def _open(self) -> BinaryIO:
         with writing(self.path):
-            file = self.path.open("ab+")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-                raise WMTPError(f"{self.path}: another evaluation writes it; wait for that one") from None
-        return file
+            return self.path.open("ab+")
 
     def _take_over(self) -> None:
         known = self._known()
@@ -161,9 +174,7 @@ class SampleFile:
 
     def _drop_torn_line(self) -> None:
         self._file.seek(0)
-        content = self._file.read()
-        if content and not content.endswith(b"\n"):
-            self._file.truncate(content.rfind(b"\n") + 1)
+        self._file.truncate(sum(map(len, complete_lines(self._file))))
 
     def _read(self) -> None:
         for row in read_rows(self.path):
@@ -219,28 +230,28 @@ def _result(execution: Execution) -> str:
     return f"{execution.verdict}: {execution.message}"
 
 
-def _key(row: Row) -> Key:
+def _key(row: EvaluationRow) -> Key:
     sample, temperature = row.values.get("sample"), row.values.get("temperature")
     if not isinstance(sample, int) or not isinstance(temperature, float | int | None):
         raise WMTPError(f"{row.place}: damaged: 'sample' and 'temperature' should be numbers")
     return Key(row.text("task_id"), temperature, sample)
 
 
-def _completion(row: Row) -> str:
+def _completion(row: EvaluationRow) -> str:
     completion = row.values.get("completion")
     if not isinstance(completion, str):
         raise WMTPError(f"{row.place}: 'completion' should be there, as text")
     return completion
 
 
-def _stop(row: Row) -> Stop:
+def _stop(row: EvaluationRow) -> Stop:
     found: list[Stop] = [stop for stop in get_args(Stop) if stop == row.values["stop"]]
     if not found:
         raise WMTPError(f"{row.place}: damaged: 'stop' should be one of {', '.join(get_args(Stop))}")
     return found[0]
 
 
-def _execution(row: Row) -> Execution | None:
+def _execution(row: EvaluationRow) -> Execution | None:
     """None where there is none, or it was an error, so that the completion is judged again."""
     if "verdict" not in row.values:
         return None

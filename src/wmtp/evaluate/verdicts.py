@@ -62,7 +62,7 @@ def _line(key: str, execution: Execution) -> str:
 
 
 def _read(text: str) -> dict[str, Execution]:
-    """Outcomes by program; a line that was cut off counts as not written."""
+    """Outcomes by program; a damaged line counts as not written, wherever it is: several commands may append."""
     found = {}
     for line in text.splitlines():
         with suppress(ValueError, KeyError, TypeError):

@@ -1,8 +1,6 @@
 """Several completions of each training prompt by a trained model: the groups that GRPO and pairs learn from."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from wmtp.config import Config, Recipe
@@ -77,7 +75,7 @@ def sample_answers(
     ids = {str(number): tokens for number, tokens in enumerate(encode_prompts(tokenizer, prompts))}
     order = [Key(number, temperature, sample) for number in ids for sample in range(per_prompt)]
     with SampleFile(output.with_name(f"{output.stem}.partial.jsonl"), Origin(origin, {}), warn) as file:
-        with _told_how_to_go_on(file, len(order)):
+        with file.hint_when_interrupted(order):
             generator.write(file, order, ids)
         lines = []
         for key in order:
@@ -87,14 +85,3 @@ def sample_answers(
         write_text(output, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         file.remove()
     return len(lines)
-
-
-@contextmanager
-def _told_how_to_go_on(file: SampleFile, wanted: int) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        warn(
-            f"{file.path}: holds {len(file.completions)} of {wanted} completions; repeat the command to go on"
-        )
-        raise

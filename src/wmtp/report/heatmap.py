@@ -30,7 +30,7 @@ class PlaceMeans:
 
 
 @dataclass(frozen=True)
-class Block:
+class HeatmapBlock:
     """One sample as one arm weighted it."""
 
     arm: str
@@ -44,7 +44,7 @@ class DrawnSample:
 
     title: str
     prompt: list[Cell]
-    blocks: list[Block]
+    blocks: list[HeatmapBlock]
 
 
 @dataclass(frozen=True)
@@ -109,5 +109,5 @@ def _drawn(sample: TokenSample) -> DrawnSample:
     return DrawnSample(
         title=visible(sample.title),
         prompt=next(iter(blocks.values()), [])[:start],
-        blocks=[Block(arm, row[start:], place_means([sample], arm)) for arm, row in blocks.items()],
+        blocks=[HeatmapBlock(arm, row[start:], place_means([sample], arm)) for arm, row in blocks.items()],
     )

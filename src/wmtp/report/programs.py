@@ -13,7 +13,7 @@ SHOWN = {"Some arms pass": 2, "Every arm passes": 1, "No arm passes": 1}
 
 
 @dataclass(frozen=True)
-class Program:
+class ShownProgram:
     """One arm's program for a problem, fit to be shown."""
 
     arm: str
@@ -28,7 +28,7 @@ class ShownProblem:
 
     kind: str
     task_id: str
-    programs: list[Program]
+    programs: list[ShownProgram]
 
 
 def shown_problems(samples: Mapping[str, Sequence[Sample]]) -> list[ShownProblem]:
@@ -50,8 +50,8 @@ def shown_problems(samples: Mapping[str, Sequence[Sample]]) -> list[ShownProblem
     return [problem for problems in by_kind.values() for problem in problems]
 
 
-def _program(arm: str, sample: Sample) -> Program:
-    return Program(
+def _program(arm: str, sample: Sample) -> ShownProgram:
+    return ShownProgram(
         arm=arm,
         verdict=visible(sample.verdict),
         message=shortened(visible(sample.message), MAX_MESSAGE),

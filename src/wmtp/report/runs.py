@@ -64,7 +64,7 @@ class CriticResult:
 
 
 @dataclass(frozen=True)
-class Problem:
+class ProblemResult:
     """One problem's row in an evaluation; the groups are known for generated tasks only."""
 
     task_id: str
@@ -101,7 +101,7 @@ class Evaluation:
     problems: int
     samples_per_problem: int
     pass_at: dict[str, PassAt]
-    by_problem: list[Problem]
+    by_problem: list[ProblemResult]
     verdicts: dict[str, int] = field(default_factory=dict)
     decoding: Decoding | None = None
     left_out: list[str] = field(default_factory=list)

@@ -1,5 +1,6 @@
 """Executing programs that nobody has read: see docs/sandbox.md for what this protects from and what it does not."""
 
+from wmtp.sandbox.execution import AnyProgram, describe, execute, execute_all, usable_cores
 from wmtp.sandbox.program import (
     ENTRY_POINT,
     Call,
@@ -11,7 +12,6 @@ from wmtp.sandbox.program import (
     StdinProgram,
     Verdict,
 )
-from wmtp.sandbox.runner import AnyProgram, describe, execute, execute_all
 
 __all__ = [
     "ENTRY_POINT",
@@ -27,4 +27,5 @@ __all__ = [
     "describe",
     "execute",
     "execute_all",
+    "usable_cores",
 ]

@@ -1,18 +1,18 @@
 """`mlflow.json`: which MLflow run a directory is, and how much of it MLflow has."""
 
-import fcntl
 import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from wmtp.errors import WMTPError
 from wmtp.layout import LEDGER_FILE, METRICS_FILE
-from wmtp.storage import read_json, write_json
+from wmtp.lock import sole_holder
+from wmtp.storage import complete_lines, read_json, write_json
 
 LOCK_FILE = ".mlflow.lock"
 LOG_FILE = "mlflow.log"
@@ -78,19 +78,9 @@ def parent_of(directory: Path) -> Path | None:
     return None
 
 
-@contextmanager
-def sole_deliverer(directory: Path) -> Iterator[bool]:
+def sole_deliverer(directory: Path) -> AbstractContextManager[bool]:
     """Whether no other process delivers this directory; none does while the context lasts."""
-    descriptor = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
+    return sole_holder(directory / LOCK_FILE)
 
 
 def run_directories(directory: Path) -> list[Path]:
@@ -132,9 +122,7 @@ class Tail:
                 self.rewind()
             self._inode = found.st_ino
             file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
+            for line in complete_lines(file):
                 self._offset += len(line)
                 record = _parse(line)
                 if record is not None:

@@ -1,6 +1,5 @@
 """Where MLflow keeps things, and a client of it that gives up soon."""
 
-import fcntl
 import importlib
 import os
 import sqlite3
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from wmtp.config import Config
-from wmtp.errors import WMTPError
+from wmtp.errors import WMTPError, joined_lines
+from wmtp.lock import sole_holder
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
@@ -151,8 +151,7 @@ def _prepare_sqlite(path: Path) -> None:
     from mlflow import MlflowClient
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with sole_holder(path.with_name(f".{path.name}.lock"), wait=True):
         if not path.exists():
             aside = path.with_name(f".{path.name}.new")
             aside.unlink(missing_ok=True)
@@ -178,7 +177,7 @@ def is_refusal(error: Exception) -> bool:
 
 def explain(error: Exception) -> str:
     """Why MLflow did not do something, as a clause."""
-    text = " ".join(str(error).split())
+    text = joined_lines(error)
     if any(sign in text for sign in ("failed with exception", "timeout exception", "Max retries")):
         return "could not be reached"
     return f"refused: {text[:REASON_LENGTH]}"

@@ -22,6 +22,7 @@ from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
 
 from wmtp.errors import WMTPError
 from wmtp.rank import started_by_torchrun
+from wmtp.sandbox import usable_cores
 from wmtp.train.signals import INTERRUPTED_STATUS, REQUEUE_STATUS, STOPPING, exit_status
 
 STOPPED = (INTERRUPTED_STATUS, REQUEUE_STATUS)
@@ -54,7 +55,7 @@ def launch(
         raise WMTPError(f"--nproc {nproc}: should be 1 or more")
     if started_by_torchrun():
         raise WMTPError("--nproc: torchrun has started the processes already; leave out one of the two")
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // nproc)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // nproc)))
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # its warnings are pages of stack
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"  # the others are ours
     _silence_agent()
@@ -203,8 +204,3 @@ def _silence_agent() -> None:
 
 def _say(line: str) -> None:
     print(f"wmtp: {line}", file=sys.stderr, flush=True)
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -20,12 +20,12 @@ from wmtp.distributed.world import World, processes
 from wmtp.environment import choose_device, choose_dtype, configure_torch, describe
 from wmtp.errors import WMTPError
 from wmtp.layout import CONFIG_FILE, CRITIC, DATA_FILE, ENVIRONMENT_FILE, RECIPE_FILE
+from wmtp.lock import run_lock
 from wmtp.model.build import count_parameters, learner_config, load_reference
 from wmtp.model.loading import model_fingerprint
 from wmtp.storage import write_json, write_text
 from wmtp.train.assemble import known_columns, module_on_devices, scorer_needs
 from wmtp.train.follower import Follow, Follower, nobody
-from wmtp.train.lock import RunLock
 from wmtp.train.optim import check_schedule
 from wmtp.train.resume import attended, keep_precision, make_loader, note_extension, starting_point
 from wmtp.train.stage_one import critic_recipe, learn_values
@@ -192,7 +192,7 @@ def _own_directory(run: Path, world: World) -> Iterator[None]:
     is_new = not run.exists()
     run.mkdir(parents=True, exist_ok=True)
     try:
-        with RunLock(run):
+        with run_lock(run):
             checkpoint.recover(run)
             world.barrier()
             yield

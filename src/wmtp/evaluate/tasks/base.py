@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from wmtp.config import EvaluateConfig
 from wmtp.data.rows import refuse_half_pairs
 from wmtp.errors import WMTPError
-from wmtp.evaluate.rows import Row, read_rows
+from wmtp.evaluate.rows import EvaluationRow, read_rows
 from wmtp.sandbox import AnyProgram
 from wmtp.storage import why_no_file
 
@@ -98,7 +98,7 @@ def problems_of(task: Task, limit: int | None) -> list[Problem]:
     return problems
 
 
-def data_rows(config: EvaluateConfig, source: str) -> list[Row]:
+def data_rows(config: EvaluateConfig, source: str) -> list[EvaluationRow]:
     """The rows of `evaluate.data`, as published.
 
     Args:
@@ -121,7 +121,7 @@ def data_rows(config: EvaluateConfig, source: str) -> list[Row]:
     return rows
 
 
-def check_unique(rows: Iterable[tuple[Row, str]]) -> None:
+def check_unique(rows: Iterable[tuple[EvaluationRow, str]]) -> None:
     """Refuse two rows with one id.
 
     Raises:
@@ -134,12 +134,12 @@ def check_unique(rows: Iterable[tuple[Row, str]]) -> None:
         places[task_id] = row.place
 
 
-def is_humaneval_plus(row: Row) -> bool:
+def is_humaneval_plus(row: EvaluationRow) -> bool:
     """Whether a row in HumanEval's format is one of HumanEval+."""
     test = row.values.get("test")
     return "plus_input" in row.values or (isinstance(test, str) and "    inputs = [" in test)
 
 
-def is_mbpp_plus(row: Row) -> bool:
+def is_mbpp_plus(row: EvaluationRow) -> bool:
     """Whether a row in MBPP's format is one of MBPP+."""
     return "plus_input" in row.values or isinstance(row.values.get("test"), str)

@@ -7,7 +7,7 @@ from typing import Any
 
 from wmtp.config import EvaluateConfig, Recipe
 from wmtp.errors import WMTPError
-from wmtp.evaluate.rows import Row, unified
+from wmtp.evaluate.rows import EvaluationRow, unified
 from wmtp.evaluate.tasks.base import SEVERAL_ANSWERS, ListedTask, Problem, check_unique, data_rows
 from wmtp.sandbox import Case, StdinProgram
 
@@ -45,7 +45,7 @@ def codecontests(recipe: Recipe) -> ListedTask:
     return ListedTask("codecontests", recipe.evaluate.settings.stop, problems)
 
 
-def _names(rows: list[Row]) -> list[str]:
+def _names(rows: list[EvaluationRow]) -> list[str]:
     """The problems' names, with the source where several have one name."""
     names = [row.identifier("id", "name") for row in rows]
     counts = Counter(names)
@@ -55,12 +55,12 @@ def _names(rows: list[Row]) -> list[str]:
     ]
 
 
-def _source(row: Row) -> str:
+def _source(row: EvaluationRow) -> str:
     number = row.values.get("source")
     return SOURCES[number] if isinstance(number, int) and 0 <= number < len(SOURCES) else ""
 
 
-def _problem(row: Row, task_id: str, config: EvaluateConfig) -> Problem:
+def _problem(row: EvaluationRow, task_id: str, config: EvaluateConfig) -> Problem:
     public = _cases(row, "public_tests")
     private = tuple(case for field in PRIVATE for case in _cases(row, field))
     if not public and not private:
@@ -85,7 +85,7 @@ def allows_several_answers(description: str) -> bool:
     return _SEVERAL.search(" ".join(description.split())) is not None
 
 
-def _solution(row: Row) -> str | None:
+def _solution(row: EvaluationRow) -> str | None:
     """The first of the row's right solutions in Python 3."""
     value = row.values.get("solutions")
     if not value:
@@ -103,7 +103,7 @@ def _solution(row: Row) -> str | None:
     return next((text for text in found if isinstance(text, str)), None)
 
 
-def _limits(row: Row, config: EvaluateConfig) -> dict[str, Any]:
+def _limits(row: EvaluationRow, config: EvaluateConfig) -> dict[str, Any]:
     """What the problem's own limits mean here; what the recipe sets is kept."""
     limits: dict[str, Any] = {}
     seconds, size = _seconds(row), row.values.get("memory_limit_bytes") or 0
@@ -119,7 +119,7 @@ def _limits(row: Row, config: EvaluateConfig) -> dict[str, Any]:
     return limits
 
 
-def _seconds(row: Row) -> float:
+def _seconds(row: EvaluationRow) -> float:
     """The problem's time limit; 0 where it has none."""
     value = row.values.get("time_limit") or {}
     parts = [value.get(part) or 0 for part in ("seconds", "nanos")] if isinstance(value, Mapping) else []
@@ -135,7 +135,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _file_name(row: Row, field: str) -> str:
+def _file_name(row: EvaluationRow, field: str) -> str:
     """The file that programs read or write; empty: standard input or output."""
     name = row.text(field, default="").strip()
     if "/" in name or "\0" in name or name in (".", ".."):
@@ -143,7 +143,7 @@ def _file_name(row: Row, field: str) -> str:
     return name
 
 
-def _cases(row: Row, field: str) -> tuple[Case, ...]:
+def _cases(row: EvaluationRow, field: str) -> tuple[Case, ...]:
     """Published as two lists, `input` and `output`; a list of pairs is understood too."""
     value = row.values.get(field) or []
     if isinstance(value, Mapping):
@@ -160,7 +160,7 @@ def _is_pair(pair: Any) -> bool:
     return isinstance(pair, Mapping) and all(isinstance(pair.get(side), str) for side in ("input", "output"))
 
 
-def _not_tests(row: Row, field: str) -> WMTPError:
+def _not_tests(row: EvaluationRow, field: str) -> WMTPError:
     return WMTPError(
         f"{row.place}: {field!r} should hold 'input' and 'output', two lists of texts of one length"
     )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from wmtp.config import Recipe
 from wmtp.errors import WMTPError
-from wmtp.evaluate.rows import Row
+from wmtp.evaluate.rows import EvaluationRow
 from wmtp.evaluate.tasks import evalplus_oracle
 from wmtp.evaluate.tasks.base import (
     ListedTask,
@@ -57,7 +57,7 @@ def _task(recipe: Recipe, benchmark: Literal["humaneval", "mbpp"], source: str) 
     return ListedTask(f"{benchmark}plus", recipe.evaluate.settings.stop, problems)
 
 
-def _problem(row: Row, benchmark: Literal["humaneval", "mbpp"]) -> Problem:
+def _problem(row: EvaluationRow, benchmark: Literal["humaneval", "mbpp"]) -> Problem:
     """A problem in EvalPlus's own format."""
     task_id, prompt, name = row.identifier("task_id"), row.text("prompt"), row.text("entry_point")
     reference = row.text("canonical_solution")
@@ -100,7 +100,7 @@ def _problem(row: Row, benchmark: Literal["humaneval", "mbpp"]) -> Problem:
     )
 
 
-def _inputs(row: Row, field: str, number: int | None) -> list[Any]:
+def _inputs(row: EvaluationRow, field: str, number: int | None) -> list[Any]:
     value = row.values.get(field)
     if value == {}:  # so in MBPP+ where there are none
         value = []
@@ -114,14 +114,14 @@ def _inputs(row: Row, field: str, number: int | None) -> list[Any]:
         raise WMTPError(f"{row.place}: {field!r} does not fit problem {number} of MBPP+ ({error})") from None
 
 
-def _tolerance(row: Row) -> float:
+def _tolerance(row: EvaluationRow) -> float:
     value = row.values.get("atol")
     if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
         raise WMTPError(f"{row.place}: 'atol' should be a number from 0")
     return float(value)
 
 
-def _humaneval_of_hub(row: Row) -> Problem:
+def _humaneval_of_hub(row: EvaluationRow) -> Problem:
     task_id, prompt, test = row.identifier("task_id"), row.text("prompt"), row.text("test")
     name, solution = row.text("entry_point"), row.text("canonical_solution")
     if not is_humaneval_plus(row):
@@ -131,7 +131,7 @@ def _humaneval_of_hub(row: Row) -> Problem:
     return Problem(task_id, prompt, checked_program(task_id, prompt, test, name), solution=solution)
 
 
-def _mbpp_of_hub(row: Row) -> Problem:
+def _mbpp_of_hub(row: EvaluationRow) -> Problem:
     if not is_mbpp_plus(row):
         raise WMTPError(f"{row.place}: has neither 'plus_input' nor 'test'; use --task mbpp")
     task_id, code, test = row.identifier("task_id"), row.text("code"), row.text("test")

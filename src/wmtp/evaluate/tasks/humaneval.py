@@ -8,7 +8,7 @@ from wmtp.config.protocols import Prompt
 from wmtp.data.templates import function_message
 from wmtp.errors import WMTPError
 from wmtp.evaluate.entry_points import as_function, is_entry_point
-from wmtp.evaluate.rows import Row
+from wmtp.evaluate.rows import EvaluationRow
 from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows, is_humaneval_plus
 from wmtp.evaluate.tasks.texts import helpers, packages_imported
 from wmtp.sandbox import ENTRY_POINT, Program
@@ -29,7 +29,7 @@ def humaneval(recipe: Recipe) -> ListedTask:
     return ListedTask("humaneval", settings.stop, problems)
 
 
-def _problem(row: Row, kind: Prompt) -> Problem:
+def _problem(row: EvaluationRow, kind: Prompt) -> Problem:
     task_id = row.identifier("task_id")
     published, test, name = row.text("prompt"), row.text("test"), row.text("entry_point")
     if is_humaneval_plus(row):
@@ -71,7 +71,7 @@ def checked_program(task_id: str, prompt: str, test: str, entry_point: str) -> C
     return lambda completion: Program(task_id, prompt + completion + definition, tests, **facts)
 
 
-def _solution(row: Row, published: str, prompt: str) -> str | None:
+def _solution(row: EvaluationRow, published: str, prompt: str) -> str | None:
     """The row's own solution, as a completion of the prompt."""
     if "canonical_solution" not in row.values:
         return None

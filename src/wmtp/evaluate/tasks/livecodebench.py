@@ -13,7 +13,7 @@ from wmtp.config import Recipe
 from wmtp.config.protocols import Protocol
 from wmtp.errors import WMTPError
 from wmtp.evaluate.entry_points import as_function
-from wmtp.evaluate.rows import Row, unified
+from wmtp.evaluate.rows import EvaluationRow, unified
 from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows
 from wmtp.sandbox import AnyProgram, Call, CallProgram, Case, StdinProgram
 
@@ -85,7 +85,7 @@ def _is_within(day: date, settings: Protocol) -> bool:
     )
 
 
-def _contest_date(row: Row) -> date:
+def _contest_date(row: EvaluationRow) -> date:
     text = row.text("contest_date")
     try:
         return datetime.fromisoformat(text).date()
@@ -95,7 +95,7 @@ def _contest_date(row: Row) -> date:
         ) from None
 
 
-def _problem(row: Row, task_id: str) -> Problem:
+def _problem(row: EvaluationRow, task_id: str) -> Problem:
     public = _tests(row, "public_test_cases")
     private = _tests(row, "private_test_cases")
     if not public and not private:
@@ -162,7 +162,7 @@ def behind_prelude(code: str) -> str:
     return f"{future}{PRELUDE}\n{_FUTURE.sub('', code)}"
 
 
-def _function_name(row: Row) -> str:
+def _function_name(row: EvaluationRow) -> str:
     """The function or method that tests call; empty for a script."""
     value = row.values.get("metadata") or {}
     if isinstance(value, str):
@@ -175,7 +175,7 @@ def _function_name(row: Row) -> str:
     return name
 
 
-def _tests(row: Row, field: str) -> Tests:
+def _tests(row: EvaluationRow, field: str) -> Tests:
     """Published as JSON text, which private tests are packed as: base64 of zlib of a pickled text."""
     value = row.values.get(field) or []
     if isinstance(value, str):
@@ -188,14 +188,14 @@ def _tests(row: Row, field: str) -> Tests:
     return [(unified(test["input"]), unified(test["output"])) for test in value]
 
 
-def _json(row: Row, field: str, text: str) -> Any:
+def _json(row: EvaluationRow, field: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise WMTPError(f"{row.place}: {field!r} should be JSON: {error}") from None
 
 
-def _unpacked(row: Row, field: str, text: str) -> str:
+def _unpacked(row: EvaluationRow, field: str, text: str) -> str:
     try:
         unpacking = zlib.decompressobj()
         data = unpacking.decompress(base64.b64decode(text, validate=True), _UNPACKED_LIMIT)

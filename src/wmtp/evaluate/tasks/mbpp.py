@@ -6,7 +6,7 @@ from wmtp.config import Recipe
 from wmtp.config.protocols import Prompt
 from wmtp.data.templates import task_message
 from wmtp.errors import WMTPError
-from wmtp.evaluate.rows import Row
+from wmtp.evaluate.rows import EvaluationRow
 from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows, is_mbpp_plus
 from wmtp.evaluate.tasks.texts import demanded_names, needs_candidate, packages_imported
 from wmtp.sandbox import Program
@@ -34,7 +34,7 @@ def mbpp(recipe: Recipe) -> ListedTask:
     return ListedTask("mbpp", settings.stop, [_problem(row, settings.prompt, shots) for row in chosen])
 
 
-def _number(row: Row) -> int:
+def _number(row: EvaluationRow) -> int:
     if is_mbpp_plus(row):
         raise WMTPError(f"{row.place}: is a problem of MBPP+; use --task mbppplus")
     number = row.values.get("task_id")
@@ -43,7 +43,7 @@ def _number(row: Row) -> int:
     return number
 
 
-def _problem(row: Row, kind: Prompt, shots: str) -> Problem:
+def _problem(row: EvaluationRow, kind: Prompt, shots: str) -> Problem:
     reference, tests = row.text("code"), _tests(row)
     setup = row.text("test_setup_code", default="\n".join(row.texts("test_imports", ())))
     facts: dict[str, Any] = {
@@ -62,20 +62,20 @@ def _problem(row: Row, kind: Prompt, shots: str) -> Problem:
     )
 
 
-def _prompt(row: Row, kind: Prompt, shots: str) -> str:
+def _prompt(row: EvaluationRow, kind: Prompt, shots: str) -> str:
     if kind == "instruct":
         return task_message(row.text("text", "prompt"), _tests(row))
     return shots + _question(row) if kind == "3-shot" else _docstring(row)
 
 
-def _tests(row: Row) -> tuple[str, ...]:
+def _tests(row: EvaluationRow) -> tuple[str, ...]:
     tests = row.texts("test_list")
     if not tests:
         raise WMTPError(f"{row.place}: 'test_list' has no tests")
     return tests
 
 
-def _shots(rows: dict[int, Row]) -> str:
+def _shots(rows: dict[int, EvaluationRow]) -> str:
     """The solved problems before the question (Austin et al., section 2.1, and lm-evaluation-harness)."""
     missing = [number for number in SHOTS if number not in rows]
     if missing:
@@ -85,7 +85,7 @@ def _shots(rows: dict[int, Row]) -> str:
     return "".join(f"{_question(rows[n])}{rows[n].text('code')}\n[DONE]\n\n" for n in SHOTS)
 
 
-def _question(row: Row) -> str:
+def _question(row: EvaluationRow) -> str:
     tests = "\n".join(_tests(row))
     return (
         f"You are an expert Python programmer, and here is your task: {row.text('text', 'prompt')} "
@@ -93,6 +93,6 @@ def _question(row: Row) -> str:
     )
 
 
-def _docstring(row: Row) -> str:
+def _docstring(row: EvaluationRow) -> str:
     """The description and the first test as a docstring (bigcode-evaluation-harness, after InCoder)."""
     return f'"""\n{row.text("text", "prompt")}\n{_tests(row)[0]}\n"""\n'

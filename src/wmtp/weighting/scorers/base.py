@@ -12,7 +12,7 @@ from torch.distributed import ProcessGroup
 
 from wmtp.config import Mode, WeightConfig
 from wmtp.data.loader import Batch
-from wmtp.errors import WMTPError, is_out_of_memory
+from wmtp.errors import WMTPError, is_out_of_memory, type_and_message
 from wmtp.weighting.weights import expand
 
 Need = Literal[
@@ -167,8 +167,7 @@ def explained(what: str, group: ProcessGroup | None = None) -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error) or (group is not None and isinstance(error, RuntimeError)):
             raise
-        message = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-        raise WMTPError(f"{what}: {message}") from error
+        raise WMTPError(f"{what}: {type_and_message(error)}") from error
 
 
 def checked_scorer(name: str, scorer: object) -> Scorer:

@@ -55,7 +55,7 @@ def execute_all(
     Raises:
         WMTPError: this machine does not have the isolation.
     """
-    workers = workers or _cores()
+    workers = workers or usable_cores()
     servers = Servers(choose(isolation, _probe).level)
     queue = enumerate(programs)
     pending: dict[Future[Execution], int] = {}
@@ -110,7 +110,8 @@ def _probe(level: str) -> tuple[str, dict[str, Any]]:
     return report.message, {}
 
 
-def _cores() -> int:
+def usable_cores() -> int:
+    """The processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
