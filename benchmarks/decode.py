@@ -11,9 +11,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -25,7 +24,7 @@ from wmtp.data.corpus import tinycode_corpus
 from wmtp.data.templates import mbpp_style_prompt
 from wmtp.data.tokenizer import encode
 from wmtp.decode.generate import generate
-from wmtp.decode.speculative import generate_speculative
+from wmtp.decode.options import DecodeOptions
 from wmtp.environment import configure_torch
 from wmtp.evaluate.runner import trained_model
 from wmtp.model.export import next_token_model
@@ -142,21 +141,17 @@ def _title(work: Work) -> str:
 
 
 def _measure(work: Work, batch_size: int, rounds: int) -> list[Result]:
-    options: dict[str, Any] = {
-        "max_new_tokens": work.max_new_tokens,
-        "eos_ids": {work.eos_id},
-        "batch_size": batch_size,
-    }
+    options = DecodeOptions(work.max_new_tokens, {work.eos_id}, batch_size=batch_size)
     forwards = {GREEDY: 1.0, PEER: 1.0}
     ways: dict[str, Callable[[], list[list[int]]]] = {
-        GREEDY: lambda: generate(work.model, work.prompts, **options).tokens,
+        GREEDY: _ours(work, options),
         PEER: _peer(work, batch_size),
     }
     for heads in range(2, work.model.config.heads + 1):
         name = f"speculative, {heads} heads"
-        found = generate_speculative(work.model, work.prompts, heads=heads, **options)
+        found = generate(work.model, work.prompts, replace(options, heads=heads))
         forwards[name] = found.tokens_per_forward
-        ways[name] = _speculative(work, heads, options)
+        ways[name] = _ours(work, replace(options, heads=heads))
     tokens = {name: way() for name, way in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
@@ -177,8 +172,8 @@ def _measure(work: Work, batch_size: int, rounds: int) -> list[Result]:
     ]
 
 
-def _speculative(work: Work, heads: int, options: dict[str, Any]) -> Callable[[], list[list[int]]]:
-    return lambda: generate_speculative(work.model, work.prompts, heads=heads, **options).tokens
+def _ours(work: Work, options: DecodeOptions) -> Callable[[], list[list[int]]]:
+    return lambda: generate(work.model, work.prompts, options).tokens
 
 
 def _peer(work: Work, batch_size: int) -> Callable[[], list[list[int]]]:

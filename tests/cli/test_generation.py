@@ -6,7 +6,8 @@ from rich.console import Console
 
 from spaced_tokenizer import spaced_tokenizer
 from wmtp.cli.generation import BlockStream
-from wmtp.decode.speculative import Block, generate_speculative
+from wmtp.decode.generate import Block, generate
+from wmtp.decode.options import DecodeOptions
 
 END = 12
 GREEN, STRUCK, RESET = "\x1b[1;32m", "\x1b[9;31m", "\x1b[0m"
@@ -70,12 +71,10 @@ def test_refused_parts_of_a_character_are_not_shown(tokenizer):
 def test_what_is_shown_is_what_was_generated(build_model, tokenizer, seed, temperature):
     model = build_model(heads=3, seed=seed)
     blocks: list[Block] = []
-    found = generate_speculative(
+    found = generate(
         model,
         [[0, 1]],
-        max_new_tokens=12,
-        eos_ids=(),
-        temperature=temperature,
+        DecodeOptions(12, temperature=temperature, heads=None),
         on_block=lambda _, block: blocks.append(block),
     )
     text = tokenizer.decode(found.tokens[0])

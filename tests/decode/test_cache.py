@@ -3,7 +3,7 @@ import torch
 from transformers import DynamicCache
 
 from wmtp.decode.generate import generate
-from wmtp.decode.speculative import generate_speculative
+from wmtp.decode.options import DecodeOptions
 from wmtp.model.cache import PositionCache
 
 
@@ -72,9 +72,9 @@ def test_what_was_never_written_cannot_do_harm(build_model, uninitialised_is_nan
     assert torch.empty(3).isnan().all()
     model = build_model()
     prompts = [[1] * 50, [2], [3, 4]]
-    alone = [generate(model, [prompt], max_new_tokens=60, eos_ids=()).tokens[0] for prompt in prompts]
-    assert generate(model, prompts, max_new_tokens=60, eos_ids=()).tokens == alone
-    assert generate_speculative(model, prompts, max_new_tokens=60, eos_ids=()).tokens == alone
+    alone = [generate(model, [prompt], DecodeOptions(60)).tokens[0] for prompt in prompts]
+    assert generate(model, prompts, DecodeOptions(60)).tokens == alone
+    assert generate(model, prompts, DecodeOptions(60, heads=None)).tokens == alone
 
 
 def test_moved_rows_keep_their_entries():

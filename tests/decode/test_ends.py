@@ -12,6 +12,7 @@ from small_models import small_model
 from wmtp.data.tokenizer import train_tokenizer
 from wmtp.decode.ends import end_tokens
 from wmtp.decode.generate import generate
+from wmtp.decode.options import DecodeOptions
 from wmtp.model.ends import keep_ends
 from wmtp.model.export import next_token_model
 from wmtp.model.modeling import MTPConfig, MTPForCausalLM
@@ -55,7 +56,7 @@ def test_a_base_models_ends_are_in_the_export(
         assert read.generation_config.eos_token_id == ids
         assert read.config.eos_token_id == ids
     found = generate(
-        model, [[1, 2]], max_new_tokens=20, eos_ids=ids if isinstance(ids, list) else [ids or -1]
+        model, [[1, 2]], DecodeOptions(20, eos_ids=ids if isinstance(ids, list) else [ids or -1])
     )
     options = {"do_sample": False, "max_new_tokens": 20, "pad_token_id": 0}
     theirs = read.generate(

@@ -1,5 +1,6 @@
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,9 +8,9 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 import wmtp.decode.sampling as sampling
-from wmtp.decode.generate import generate
+from wmtp.decode.generate import Block, generate
+from wmtp.decode.options import DecodeOptions
 from wmtp.decode.sampling import count_accepted, distribution, draw, most_probable, remainder
-from wmtp.decode.speculative import Block, generate_speculative
 from wmtp.errors import WMTPError
 
 VOCABULARY, DRAWS = 4, 4000
@@ -42,21 +43,14 @@ def enumerate_exactly(model, prompt: list[int], length: int, temperature: float,
     return joint
 
 
-def fit(model, decode, length: int, temperature: float, top_p: float, **options) -> list[float]:
+def fit(model, heads: int | None, length: int, temperature: float, top_p: float) -> list[float]:
     """For each prompt the p-value of what was drawn under head 0's joint distribution of `length` tokens."""
     values = []
     prompts = [prompt for _ in range(DRAWS) for prompt in PROMPTS]
-    found = decode(
-        model,
-        prompts,
-        max_new_tokens=length,
-        eos_ids=(),
-        temperature=temperature,
-        top_p=top_p,
-        batch_size=2001,
-        seed=11,
-        **options,
+    options = DecodeOptions(
+        length, temperature=temperature, top_p=top_p, seed=11, heads=heads, batch_size=2001
     )
+    found = generate(model, prompts, options)
     powers = VOCABULARY ** torch.arange(length - 1, -1, -1)
     for place, prompt in enumerate(PROMPTS):
         expected = DRAWS * enumerate_exactly(model, prompt, length, temperature, top_p)
@@ -79,11 +73,11 @@ def fit(model, decode, length: int, temperature: float, top_p: float, **options)
     [(2, 2, 1.0, 1.0), (3, 3, 0.7, 1.0), (3, 4, 1.5, 0.8), (4, 4, 1.0, 0.95), (4, 4, 2.0, 1.0)],
 )
 def test_speculative_samples_have_the_joint_distribution_of_head_0(model, length, heads, temperature, top_p):
-    assert min(fit(model, generate_speculative, length, temperature, top_p, heads=heads)) > 0.001
+    assert min(fit(model, heads, length, temperature, top_p)) > 0.001
 
 
 def test_samples_token_by_token_have_the_same_joint_distribution(model):
-    assert min(fit(model, generate, 3, 1.0, 0.9)) > 0.001
+    assert min(fit(model, 1, 3, 1.0, 0.9)) > 0.001
 
 
 def always(wanted, proposal, drafts, uniforms):
@@ -113,7 +107,7 @@ def all_that_is_wanted(wanted, proposal):
 )
 def test_a_wrong_rule_would_be_noticed(model, monkeypatch, name, wrong):
     monkeypatch.setattr(sampling, name, wrong)
-    assert max(fit(model, generate_speculative, 3, 1.0, 1.0)) < 1e-6
+    assert max(fit(model, None, 3, 1.0, 1.0)) < 1e-6
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -161,12 +155,13 @@ def test_equal_distributions_leave_no_remainder_and_accept_everything():
         ({"top_p": 0.0}, "^top_p 0.0: should be above 0 and at most 1"),
         ({"top_p": 1.5}, "^top_p 1.5: "),
         ({"seed": -1}, "^seed -1: should be 0 or more"),
+        ({"max_new_tokens": 0}, "^max_new_tokens 0: should be 1 or more"),
+        ({"batch_size": 0}, "^batch_size 0: should be 1 or more"),
     ],
 )
-def test_settings_out_of_range_are_named(model, options, message):
-    for decode in (generate, generate_speculative):
-        with pytest.raises(WMTPError, match=message):
-            decode(model, [[1]], max_new_tokens=2, eos_ids=(), **options)
+def test_settings_out_of_range_are_named(options, message):
+    with pytest.raises(WMTPError, match=message):
+        DecodeOptions(**{"max_new_tokens": 2} | options)
 
 
 @settings(max_examples=15, deadline=None)
@@ -175,13 +170,11 @@ def test_settings_out_of_range_are_named(model, options, message):
 )
 def test_neither_batch_nor_neighbours_change_a_speculative_sample(model, seed, temperature, eos_ids):
     prompts = [[1, 2, 3], [0], [3, 3], [2, 1, 0, 1, 2]]
-    options = {"max_new_tokens": 11, "eos_ids": eos_ids, "temperature": temperature, "seed": seed}
+    options = DecodeOptions(11, eos_ids, temperature=temperature, seed=seed, heads=None)
     blocks: list[list[Block]] = [[] for _ in prompts]
-    whole = generate_speculative(
-        model, prompts, on_block=lambda index, block: blocks[index].append(block), **options
-    )
+    whole = generate(model, prompts, options, on_block=lambda index, block: blocks[index].append(block))
     for index, prompt in enumerate(prompts):
-        alone = generate_speculative(model, [prompt], streams=[index], **options)
+        alone = generate(model, [prompt], options, streams=[index])
         assert alone.tokens == [whole.tokens[index]]
         joined: list[int] = []
         for block in blocks[index]:
@@ -190,17 +183,21 @@ def test_neither_batch_nor_neighbours_change_a_speculative_sample(model, seed, t
         assert joined == whole.tokens[index] + [*eos_ids] * whole.finished[index]
 
 
-def test_one_head_gives_the_samples_of_next_token_generation(model):
-    options = {"max_new_tokens": 10, "eos_ids": {2}, "temperature": 1.0, "top_p": 0.9, "seed": 3}
-    found = generate_speculative(model, [[1, 2, 3], [0], [3, 3]], heads=1, **options)
-    assert found.tokens == generate(model, [[1, 2, 3], [0], [3, 3]], **options).tokens
+def test_one_head_draws_each_token_with_the_number_of_its_place(model, recompute):
+    prompts = [[1, 2, 3], [0], [3, 3]]
+    found = generate(model, prompts, DecodeOptions(10, temperature=1.0, top_p=0.9, seed=3))
+    for index, (prompt, tokens) in enumerate(zip(prompts, found.tokens, strict=True)):
+        numbers = torch.from_numpy(np.random.default_rng([3, index]).random((3, 10)))[sampling.OWN]
+        for place in range(10):
+            logits = recompute(model, prompt + tokens[:place])
+            assert tokens[place] == int(draw(distribution(logits, 1.0, 0.9), numbers[place]))
     assert found.tokens_per_forward == 1
 
 
 def test_a_low_temperature_is_greedy(model):
     prompts = [[1, 2, 3], [0], [3, 3]]
-    greedy = generate(model, prompts, max_new_tokens=10, eos_ids=())
-    found = generate_speculative(model, prompts, max_new_tokens=10, eos_ids=(), temperature=1e-4)
+    greedy = generate(model, prompts, DecodeOptions(10))
+    found = generate(model, prompts, DecodeOptions(10, temperature=1e-4, heads=None))
     assert found.tokens == greedy.tokens
 
 

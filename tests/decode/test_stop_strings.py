@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -8,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from wmtp.data.tokenizer import _train, encode
 from wmtp.decode.generate import generate
-from wmtp.decode.speculative import generate_speculative
+from wmtp.decode.options import DecodeOptions
 from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
 
@@ -148,9 +149,9 @@ def test_every_way_of_decoding_ends_at_the_stop(
 ):
     """Rows are those of decoding without stops, cut where all that was decoded first contains one."""
     model = build_model(heads=4, seed=seed)
-    options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    decode = data.draw(st.sampled_from([generate, generate_speculative]))
-    free = decode(model, prompts, eos_ids=(), **options).tokens
+    heads = data.draw(st.sampled_from([1, None]))
+    options = DecodeOptions(max_new_tokens, temperature=temperature, seed=seed, heads=heads)
+    free = generate(model, prompts, options).tokens
     occurring = sorted({token for row in free for token in row})
     eos_ids = data.draw(st.sets(st.sampled_from(occurring), max_size=3))
     text = tokenizer.decode(data.draw(st.sampled_from(free)))
@@ -166,7 +167,7 @@ def test_every_way_of_decoding_ends_at_the_stop(
         expected.append((row[: ended if stopped is None else stopped], reason))
     stop = StopStrings(tokenizer, strings)
     batch_size = data.draw(st.integers(1, len(prompts)))
-    found = decode(model, prompts, eos_ids=eos_ids, stop=stop, batch_size=batch_size, **options)
+    found = generate(model, prompts, replace(options, eos_ids=eos_ids, stop=stop, batch_size=batch_size))
     assert list(zip(found.tokens, found.stops, strict=True)) == expected
     with_eos = [
         finished and naive_end(tokenizer, strings, row) is None
@@ -187,9 +188,9 @@ def test_speculative_decoding_stops_where_greedy_decoding_does(
     build_model, tokenizer, prompts, strings, eos_ids, seed, batch_size
 ):
     model = build_model(heads=4, seed=seed)
-    options = {"max_new_tokens": 17, "eos_ids": eos_ids, "stop": StopStrings(tokenizer, strings)}
-    greedy = generate(model, prompts, **options)
-    found = generate_speculative(model, prompts, batch_size=batch_size, **options)
+    options = DecodeOptions(17, eos_ids, stop=StopStrings(tokenizer, strings))
+    greedy = generate(model, prompts, options)
+    found = generate(model, prompts, replace(options, heads=None, batch_size=batch_size))
     assert (found.tokens, found.stops, found.generated) == (
         greedy.tokens,
         greedy.stops,

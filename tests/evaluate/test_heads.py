@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from small_models import small_model
 from wmtp.data.dataset import Counts, TokenDataset
 from wmtp.decode.generate import generate
+from wmtp.decode.options import DecodeOptions
 from wmtp.errors import WMTPError
 from wmtp.evaluate.heads import HeadMeasures, evaluate_heads, measure_heads
 from wmtp.model.modeling import MTPForCausalLM
@@ -118,7 +119,7 @@ def test_equally_probable_tokens_come_in_the_order_of_their_numbers_as_in_decodi
     model = make_model(1)
     with torch.no_grad():
         model.lm_head.weight.zero_()
-    assert generate(model, [[3]], max_new_tokens=2, eos_ids=()).tokens == [[0, 0]]
+    assert generate(model, [[3]], DecodeOptions(2)).tokens == [[0, 0]]
     documents = [[(9, False), (target, True)] for target in range(VOCABULARY)]
     (found,) = measure_heads(model, make_dataset(documents), sequence_length=4, batch_size=3)
     assert (found.top_1, found.top_5) == (1 / VOCABULARY, 5 / VOCABULARY)

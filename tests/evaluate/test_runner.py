@@ -24,6 +24,7 @@ from wmtp.config import Config, Recipe
 from wmtp.config.protocols import CODE_STOPS
 from wmtp.data.tokenizer import encode, encode_completions, train_tokenizer
 from wmtp.decode.generate import generate
+from wmtp.decode.options import DecodeOptions
 from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
 from wmtp.evaluate import judging
@@ -113,12 +114,8 @@ def test_samples_are_those_of_generate_and_the_numbers_those_of_the_samples(
     at_one = generate(
         model,
         prompts,
-        max_new_tokens=8,
-        eos_ids={int(tokenizer.eos_token_id)},
-        temperature=1.0,
-        seed=3,
+        DecodeOptions(8, {int(tokenizer.eos_token_id)}, temperature=1.0, seed=3, batch_size=5),
         streams=range(6, 12),
-        batch_size=5,
     )
     stops = TASKS.create("humaneval", recipe_for(write_lines("he.jsonl", functions))).stop
     cut = [cut_at(stops, tokenizer.decode(tokens)) for tokens in at_one.tokens]
@@ -155,8 +152,7 @@ def test_a_chat_is_rendered_ends_with_its_turn_and_is_recorded(
     found = generate(
         room,
         [[*ids, turn] for ids in encode(chatting, messages)],
-        max_new_tokens=8,
-        eos_ids=ends,
+        DecodeOptions(8, ends),
     )
     lines = lines_of(tmp_path / "s.jsonl")
     assert [line["completion"] for line in lines] == [chatting.decode(tokens) for tokens in found.tokens]
@@ -185,11 +181,7 @@ def test_samples_come_from_the_protocols_nucleus(
         nucleus: generate(
             model,
             encode(tokenizer, [f["prompt"] for f in functions]),
-            max_new_tokens=8,
-            eos_ids={int(tokenizer.eos_token_id)},
-            temperature=0.9,
-            top_p=nucleus,
-            seed=3,
+            DecodeOptions(8, {int(tokenizer.eos_token_id)}, temperature=0.9, top_p=nucleus, seed=3),
         ).tokens
         for nucleus in (0.6, 1.0)
     }
@@ -275,7 +267,10 @@ def test_what_is_there_is_neither_generated_nor_executed_again(
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("wmtp.evaluate.generation.generate", never)
+    def only_drafts(model: Any, prompts: Any, options: DecodeOptions, **rest: Any) -> Any:
+        return generate(model, prompts, options, **rest) if options.heads is None else never()
+
+    monkeypatch.setattr("wmtp.evaluate.generation.generate", only_drafts)
     monkeypatch.setattr(judging, "execute_all", lambda programs, *_: iter([never() for _ in programs]))
     assert run(path) == result
 
@@ -289,9 +284,10 @@ def test_a_batch_of_which_something_is_missing_is_decoded_as_a_whole(
     (tmp_path / "s.jsonl").write_text("".join(lines[:2] + lines[3:]))
     decoded = []
 
-    def watched(*arguments: Any, **options: Any) -> Any:
-        decoded.append(list(options["streams"]))
-        return generate(*arguments, **options)
+    def watched(model: Any, prompts: Any, options: DecodeOptions, **rest: Any) -> Any:
+        if options.heads == 1:
+            decoded.append(list(rest["streams"]))
+        return generate(model, prompts, options, **rest)
 
     monkeypatch.setattr("wmtp.evaluate.generation.generate", watched)
     assert run(tmp_path / "s.jsonl") == result
@@ -480,9 +476,7 @@ def test_a_task_of_ones_own_and_its_stop_strings(
     last = [character for character in whole if character != "\N{REPLACEMENT CHARACTER}"][-1]
     cut, fewer = completion((last,), "cut.jsonl")
     assert cut == whole[: whole.index(last)] != whole
-    ended = generate(
-        model, encode(tokenizer, ["x"]), max_new_tokens=12, eos_ids=(), stop=StopStrings(tokenizer, (last,))
-    )
+    ended = generate(model, encode(tokenizer, ["x"]), DecodeOptions(12, stop=StopStrings(tokenizer, (last,))))
     assert fewer == ended.generated < most
 
 

@@ -1,7 +1,7 @@
 """Acceptance by head against blocks that are replayed, one forward for every logit, in float64."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,10 +16,11 @@ from small_models import small_model
 from wmtp.config import Config, Recipe
 from wmtp.data.tokenizer import _train, encode
 from wmtp.decode.generate import generate
+from wmtp.decode.options import DecodeOptions
 from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
 from wmtp.evaluate import speed
-from wmtp.evaluate.speed import HeadAcceptance, Prompts, measure_speed
+from wmtp.evaluate.speed import HeadAcceptance, measure_speed
 from wmtp.evaluate.tasks import Problem
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.sandbox import Program
@@ -37,14 +38,16 @@ def choice(model: MTPForCausalLM, sequence: list[int], head: int) -> int:
     return int((model.head(trunk, head)[0, -1] @ model.unembedding.T).argmax())
 
 
-def replay(model: MTPForCausalLM, prompts: Prompts, heads: int) -> tuple[int, int, list[HeadAcceptance]]:
+def replay(
+    model: MTPForCausalLM, prompts: Sequence[list[int]], options: DecodeOptions, heads: int
+) -> tuple[int, int, list[HeadAcceptance]]:
     """Tokens, forwards and acceptance of blocks that are laid over each prompt's greedy output."""
     tokens, forwards = 0, 0
     marginal: dict[int, list[bool]] = {h: [] for h in range(1, heads)}
     conditional: dict[int, list[bool]] = {h: [] for h in range(1, heads)}
-    for prompt in prompts.ids:
+    for prompt in prompts:
         output: list[int] = []
-        while len(output) < prompts.max_new_tokens and not set(prompts.eos_ids) & set(output):
+        while len(output) < options.max_new_tokens and not set(options.eos_ids) & set(output):
             output.append(choice(model, [*prompt, *output], 0))
         tokens, forwards = tokens + len(output), forwards + 1
         known = 1
@@ -94,11 +97,11 @@ def test_counts_are_those_of_replayed_blocks(
     eos_ids: tuple[int, ...],
     batch_size: int,
 ) -> None:
-    model, prompts = make_model(heads, seed), Prompts(ids, max_new_tokens, eos_ids)
-    measured = measure_speed(model, prompts, [batch_size], 1)
+    model, options = make_model(heads, seed), DecodeOptions(max_new_tokens, eos_ids)
+    measured = measure_speed(model, ids, options, [batch_size], 1)
     assert [own.heads for own in measured] == list(range(2, heads + 1))
     for own in measured:
-        tokens, forwards, acceptance = replay(model, prompts, own.heads)
+        tokens, forwards, acceptance = replay(model, ids, options, own.heads)
         assert (own.tokens, own.acceptance) == (tokens, acceptance)
         assert own.tokens_per_forward == tokens / forwards
         assert (own.same_as_greedy, own.near_ties) == (len(ids), 0)
@@ -106,8 +109,7 @@ def test_counts_are_those_of_replayed_blocks(
 
 def test_a_later_draft_may_be_right_more_often_than_it_is_checked() -> None:
     """Marginal and conditional acceptance differ, or the test above would not tell them apart."""
-    model, prompts = make_model(3, seed=2), Prompts([[1], [2, 3], [0]], 20, ())
-    (_, own) = measure_speed(model, prompts, [3], 1)
+    (_, own) = measure_speed(make_model(3, seed=2), [[1], [2, 3], [0]], DecodeOptions(20), [3], 1)
     second = own.acceptance[1]
     assert second.drafts > second.checked > 0
     assert second.marginal != second.conditional
@@ -116,21 +118,17 @@ def test_a_later_draft_may_be_right_more_often_than_it_is_checked() -> None:
 def test_every_way_is_repeated_in_turn_and_the_median_of_the_pairs_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    order: list[tuple[int, int]] = []
+    order: list[tuple[int, int | None]] = []
     took = iter(range(1, 1000))
 
-    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            found = function(*arguments, **options)
-            order.append((options["batch_size"], options.get("heads", 1)))
-            found.seconds = float(next(took))
-            return found
+    def timed(model: Any, prompts: Any, options: DecodeOptions, **rest: Any) -> Any:
+        found = generate(model, prompts, options, **rest)
+        order.append((options.batch_size, options.heads))
+        found.seconds = float(next(took))
+        return found
 
-        return call
-
-    monkeypatch.setattr(speed, "generate", timed(speed.generate))
-    monkeypatch.setattr(speed, "generate_speculative", timed(speed.generate_speculative))
-    measured = measure_speed(make_model(3), Prompts([[1], [2]], 3, ()), [2, 1], 3)
+    monkeypatch.setattr(speed, "generate", timed)
+    measured = measure_speed(make_model(3), [[1], [2]], DecodeOptions(3), [2, 1], 3)
     turns = [1, 2, 3, 1, 2, 3, 3, 2, 1, 1, 2, 3]
     assert order == [(2, n) for n in turns] + [(1, n) for n in turns]
     first = measured[0]
@@ -148,36 +146,37 @@ def test_differences_are_counted_and_judged(monkeypatch: pytest.MonkeyPatch) -> 
     with torch.no_grad():
         model.lm_head.weight *= 0.05
     model = model.to(torch.bfloat16)
-    prompts = Prompts([[number, 3 * number, 7 * number] for number in range(64)], 24, ())
-    decoded, in_float32 = speed.generate_speculative, copy.deepcopy(model).float()
+    prompts = [[number, 3 * number, 7 * number] for number in range(64)]
+    in_float32 = copy.deepcopy(model).float()
 
-    def rounded_otherwise(_: MTPForCausalLM, *arguments: Any, **options: Any) -> Any:
-        return decoded(in_float32, *arguments, **options)
+    def rounded_otherwise(model: Any, prompts: Any, options: DecodeOptions, **rest: Any) -> Any:
+        return generate(model if options.heads == 1 else in_float32, prompts, options, **rest)
 
-    monkeypatch.setattr(speed, "generate_speculative", rounded_otherwise)
-    (_, own) = measure_speed(model, prompts, [64], 1)
+    monkeypatch.setattr(speed, "generate", rounded_otherwise)
+    (_, own) = measure_speed(model, prompts, DecodeOptions(24), [64], 1)
     assert own.same_as_greedy < 64
     assert own.same_as_greedy + own.near_ties == 64
 
-    def wrong(*arguments: Any, **options: Any) -> Any:
-        found = rounded_otherwise(*arguments, **options)
-        worst = int(in_float32(torch.tensor([prompts.ids[5]])).logits[0, -1].argmin())
-        found.tokens[5] = [worst, *found.tokens[5][1:]]
+    def wrong(model: Any, prompts: Any, options: DecodeOptions, **rest: Any) -> Any:
+        found = rounded_otherwise(model, prompts, options, **rest)
+        if options.heads != 1:
+            worst = int(in_float32(torch.tensor([prompts[5]])).logits[0, -1].argmin())
+            found.tokens[5] = [worst, *found.tokens[5][1:]]
         return found
 
-    monkeypatch.setattr(speed, "generate_speculative", wrong)
-    (_, own) = measure_speed(model, prompts, [64], 1)
+    monkeypatch.setattr(speed, "generate", wrong)
+    (_, own) = measure_speed(model, prompts, DecodeOptions(24), [64], 1)
     assert own.same_as_greedy + own.near_ties == 63
 
 
 def test_one_head_has_no_drafts_to_measure() -> None:
     with pytest.raises(WMTPError, match=r"^--speed: the model has one head"):
-        measure_speed(make_model(1), Prompts([[1]], 4, ()), [1], 1)
+        measure_speed(make_model(1), [[1]], DecodeOptions(4), [1], 1)
 
 
 def test_without_prompts_there_is_nothing_to_measure() -> None:
     with pytest.raises(WMTPError, match=r"^--speed: there are no prompts to decode$"):
-        measure_speed(make_model(2), Prompts([], 4, ()), [1], 1)
+        measure_speed(make_model(2), [], DecodeOptions(4), [1], 1)
 
 
 @dataclass(frozen=True)
@@ -208,14 +207,12 @@ def test_a_run_is_measured_up_to_its_tasks_stop_strings(
 
     texts = ["a b", "c"]
     [free] = measured(Listing(texts))
-    written = generate(model, encode(tokenizer, texts), max_new_tokens=12, eos_ids=()).tokens
+    written = generate(model, encode(tokenizer, texts), DecodeOptions(12)).tokens
     stop = next(letter for letter in tokenizer.decode(written[0])[2:] if letter.isascii())
     ended = generate(
         model,
         encode(tokenizer, texts),
-        max_new_tokens=12,
-        eos_ids={int(tokenizer.eos_token_id)},
-        stop=StopStrings(tokenizer, [stop]),
+        DecodeOptions(12, {int(tokenizer.eos_token_id)}, stop=StopStrings(tokenizer, [stop])),
     )
     [own] = measured(Listing(texts, (stop,)))
     assert own["tokens"] == ended.generated < free["tokens"]

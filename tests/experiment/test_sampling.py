@@ -12,6 +12,7 @@ from wmtp.data.corpus import load_rows
 from wmtp.data.documents import documents_from
 from wmtp.data.tokenizer import encode
 from wmtp.decode.generate import generate
+from wmtp.decode.options import DecodeOptions
 from wmtp.errors import WMTPError
 from wmtp.evaluate.runner import trained_model
 from wmtp.evaluate.samples import Key, SampleFile
@@ -62,10 +63,7 @@ def test_groups_of_completions_with_the_tests_of_their_prompt(
     alone = generate(
         model,
         encode(tokenizer, [prompts[0]] * 3),
-        max_new_tokens=12,
-        eos_ids={int(tokenizer.eos_token_id)},
-        temperature=1.0,
-        seed=recipe.seed,
+        DecodeOptions(12, {int(tokenizer.eos_token_id)}, temperature=1.0, seed=recipe.seed),
     )
     assert [line["completion"] for line in lines[:3]] == [tokenizer.decode(t) for t in alone.tokens]
     learner = make_recipe(

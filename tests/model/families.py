@@ -25,7 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from wmtp.config import Recipe
 from wmtp.data.loader import Batch
 from wmtp.decode.generate import generate
-from wmtp.decode.speculative import generate_speculative
+from wmtp.decode.options import DecodeOptions
 from wmtp.errors import WMTPError
 from wmtp.model import families
 from wmtp.model.build import build_model, learner_config, load_reference
@@ -100,8 +100,8 @@ def check_learner(original: PreTrainedModel, folder: Path) -> None:
             )
     expected = [greedy(original, document[0].tolist()) for document in documents]
     prompts = [document[0].tolist() for document in documents]
-    for decode in (generate, generate_speculative):
-        assert decode(learner, prompts, max_new_tokens=9, eos_ids=()).tokens == expected
+    for heads in (1, None):
+        assert generate(learner, prompts, DecodeOptions(9, heads=heads)).tokens == expected
     mask = torch.ones_like(documents[0])
     kept = learner.generate(
         documents[0], attention_mask=mask, max_new_tokens=9, do_sample=False, eos_token_id=None

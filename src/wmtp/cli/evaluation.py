@@ -102,10 +102,10 @@ def generate(
 
     found, environment = load_run(run, None, config)
     from wmtp.cli.generation import show_generation
-    from wmtp.decode.sampling import Sampling
+    from wmtp.decode.options import DecodeOptions
 
-    sampling = Sampling(temperature, top_p, seed)
-    show_generation(console(), run, found, environment, prompt, problem, max_new_tokens, sampling)
+    options = DecodeOptions(max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, heads=None)
+    show_generation(console(), run, found, environment, prompt, problem, options)
 
 
 def _other_task(task: str | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -12,8 +13,8 @@ from wmtp.config import Config, Recipe
 from wmtp.data.tokenizer import decode_completion, encode_prompts
 from wmtp.decode.batch import Generation
 from wmtp.decode.ends import end_tokens
-from wmtp.decode.sampling import Sampling
-from wmtp.decode.speculative import Block, generate_speculative
+from wmtp.decode.generate import Block, generate
+from wmtp.decode.options import DecodeOptions
 from wmtp.decode.stopping import INCOMPLETE
 from wmtp.errors import WMTPError
 from wmtp.evaluate.runner import trained_model
@@ -29,10 +30,12 @@ def show_generation(
     config: Config,
     prompt: str | None,
     problem: int | None,
-    max_new_tokens: int,
-    sampling: Sampling,
+    options: DecodeOptions,
 ) -> None:
     """What `wmtp generate` prints: the prompt, its continuation as it comes, and what drafting saved.
+
+    Args:
+        options: the model's end tokens are added.
 
     Raises:
         WMTPError: neither or both of prompt and problem, a problem that the task lacks, or a prompt that is empty or
@@ -43,16 +46,8 @@ def show_generation(
     prompts = encode_prompts(tokenizer, [text])
     ends = end_tokens(model, tokenizer)
     stream = BlockStream(console, tokenizer, ends, text)
-    found = generate_speculative(
-        model,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        eos_ids=ends,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        seed=sampling.seed,
-        on_block=lambda _, block: stream.add(block),
-    )
+    options = replace(options, eos_ids=ends)
+    found = generate(model, prompts, options, on_block=lambda _, block: stream.add(block))
     console.print()
     if model.config.heads > 1:
         console.print(Text(_summary(found), style="dim"))

@@ -11,14 +11,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from wmtp.decode.sampling import Sampling
-from wmtp.decode.stopping import StopStrings
+from wmtp.decode.options import DecodeOptions
+from wmtp.decode.sampling import make_choice
 from wmtp.errors import WMTPError
 from wmtp.model.attention import narrowed
 from wmtp.model.cache import PositionCache
 from wmtp.model.modeling import MTPForCausalLM, TrunkOutput
 
 Stop = Literal["eos", "stop", "length"]
+OnEnd = Callable[[int, list[int], Stop], None]
 
 
 @dataclass
@@ -64,18 +65,13 @@ class Generation:
 
 @dataclass(frozen=True)
 class Request:
-    """What to decode and how far.
+    """What to decode with which model.
 
     Attributes:
         model: the model; its dtype and device are used.
         prompts: token ids, at least one each.
-        max_new_tokens: tokens to generate at most, the eos counted.
-        eos_ids: tokens that end a row.
-        batch_size: prompts decoded together.
-        sampling: how tokens are chosen.
-        streams: per prompt, the number that with the seed fixes its random numbers; None for its index.
-        stop: strings at which a row ends.
-        progress: called with the number of prompts that have just come to their end.
+        options: how far to go and how to choose tokens.
+        streams: per prompt, the number that with the seed fixes its random numbers.
         on_end: called with index, tokens and stop of each prompt that comes to its end.
 
     Raises:
@@ -84,27 +80,21 @@ class Request:
 
     model: MTPForCausalLM
     prompts: Sequence[list[int]]
-    max_new_tokens: int
-    eos_ids: frozenset[int]
-    batch_size: int
-    sampling: Sampling
-    streams: Sequence[int] | None
-    stop: StopStrings | None
-    progress: Callable[[int], None] | None
-    on_end: Callable[[int, list[int], Stop], None] | None
+    options: DecodeOptions
+    streams: Sequence[int]
+    on_end: OnEnd | None
 
     def __post_init__(self) -> None:
-        assert self.max_new_tokens > 0
-        assert self.batch_size > 0
-        if self.streams is not None and len(self.streams) != len(self.prompts):
+        if len(self.streams) != len(self.prompts):
             raise WMTPError(f"streams: {len(self.streams)} numbers for {len(self.prompts)} prompts")
         limit = self.model.config.backbone.max_position_embeddings
+        wanted = self.options.max_new_tokens
         for index, prompt in enumerate(self.prompts):
             if not prompt:
                 raise WMTPError(f"prompt {index}: has no tokens; at least one is needed")
-            if len(prompt) + self.max_new_tokens > limit:
+            if len(prompt) + wanted > limit:
                 raise WMTPError(
-                    f"max_new_tokens {self.max_new_tokens}: prompt {index} of {len(prompt)} tokens leaves "
+                    f"max_new_tokens {wanted}: prompt {index} of {len(prompt)} tokens leaves "
                     f"{max(0, limit - len(prompt))} of the model's {limit} positions (max_position_embeddings)"
                 )
 
@@ -124,8 +114,8 @@ class Request:
         order = sorted(range(len(self.prompts)), key=lambda index: len(self.prompts[index]), reverse=True)
         start = time.perf_counter()
         with evaluation_mode(self.model):
-            for first in range(0, len(order), self.batch_size):
-                decode(Batch(self, order[first : first + self.batch_size], result, drafts))
+            for first in range(0, len(order), self.options.batch_size):
+                decode(Batch(self, order[first : first + self.options.batch_size], result, drafts))
         result.seconds = time.perf_counter() - start
         return result
 
@@ -147,12 +137,13 @@ class Batch:
         self._lengths = [len(request.prompts[index]) for index in indices]
         self._ended: list[int] = []
         self._device = request.model.unembedding.device
-        self.cache = PositionCache(max(self._lengths) + request.max_new_tokens + drafts)
+        self.cache = PositionCache(max(self._lengths) + request.options.max_new_tokens + drafts)
         self._seen, self._hidden = torch.tensor(
             [0.0, -math.inf], dtype=request.model.dtype, device=self._device
         )
-        streams = indices if request.streams is None else [request.streams[index] for index in indices]
-        self.choice = request.sampling.choice(streams, request.max_new_tokens, self._device)
+        self.choice = make_choice(
+            request.options, [request.streams[index] for index in indices], self._device
+        )
 
     def read_prompts(self) -> tuple[TrunkOutput, Tensor, Tensor]:
         """The trunk for the prompts, each one's last column [B], and head 0's logits [B, V] there.
@@ -236,19 +227,19 @@ class Batch:
 
     def _append(self, index: int, new: list[int]) -> tuple[int, bool]:
         """How many of the new tokens a prompt takes, and whether it has come to its end with them."""
-        request, output = self.request, self.result.tokens[index]
+        options, output = self.request.options, self.result.tokens[index]
         known = len(output)
-        new = new[: request.max_new_tokens - known]
-        before_eos = list(itertools.takewhile(lambda token: token not in request.eos_ids, new))
+        new = new[: options.max_new_tokens - known]
+        before_eos = list(itertools.takewhile(lambda token: token not in options.eos_ids, new))
         ends_with_eos = len(before_eos) < len(new)
         output += before_eos
-        end = None if request.stop is None else request.stop.end(output, known)
+        end = None if options.stop is None else options.stop.end(output, known)
         if end is not None:
             del output[end:]
             ends_with_eos = False
         if ends_with_eos or end is not None:
             self.result.stops[index] = "eos" if ends_with_eos else "stop"
-        is_end = self.result.stops[index] != "length" or len(output) == request.max_new_tokens
+        is_end = self.result.stops[index] != "length" or len(output) == options.max_new_tokens
         return len(output) - known + ends_with_eos, is_end
 
     def drop_ended(self) -> Tensor | None:
@@ -264,8 +255,6 @@ class Batch:
             last = order.pop()
             if row < len(order):
                 order[row] = last
-        if self.request.progress is not None:
-            self.request.progress(len(self._ended))
         if self.request.on_end is not None:
             for row in self._ended:
                 index = self.indices[row]

@@ -1,51 +1,15 @@
 """From logits to tokens: the most probable ones, or ones drawn with random numbers that are fixed beforehand."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wmtp.errors import WMTPError
+from wmtp.decode.options import DecodeOptions
 
 OWN, DRAFT, ACCEPT = range(3)
 """What a row's three random numbers for each of its tokens are for."""
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are chosen.
-
-    Attributes:
-        temperature: 0 takes the most probable token; above 0 draws from softmax(logits / temperature).
-        top_p: draw only among the fewest most probable tokens that together have at least this probability.
-        seed: with a row's stream it fixes the row's random numbers.
-
-    Raises:
-        WMTPError: one of them is out of range.
-    """
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise WMTPError(f"temperature {self.temperature}: should be a number, 0 or more")
-        if not 0 < self.top_p <= 1:
-            raise WMTPError(f"top_p {self.top_p}: should be above 0 and at most 1")
-        if self.seed < 0:
-            raise WMTPError(f"seed {self.seed}: should be 0 or more")
-
-    def choice(self, streams: Sequence[int], count: int, device: torch.device) -> "Choice":
-        """What chooses tokens for rows with these streams, of which each gets `count` tokens at most."""
-        if self.temperature == 0:
-            return Choice()
-        generators = [np.random.default_rng([self.seed, stream]) for stream in streams]
-        numbers = np.stack([generator.random((3, count)) for generator in generators])
-        return SampledChoice(self.temperature, self.top_p, torch.from_numpy(numbers).to(device))
 
 
 class Choice:
@@ -127,6 +91,15 @@ class SampledChoice(Choice):
         """[B, width] numbers for the next tokens; places that no row reaches repeat the last one's."""
         places = counts_b[:, None] + torch.arange(width, device=counts_b.device)
         return self._numbers[:, purpose].gather(1, places.clamp(max=self._numbers.shape[2] - 1))
+
+
+def make_choice(options: DecodeOptions, streams: Sequence[int], device: torch.device) -> Choice:
+    """What chooses the tokens of rows with these streams."""
+    if options.temperature == 0:
+        return Choice()
+    generators = [np.random.default_rng([options.seed, stream]) for stream in streams]
+    numbers = np.stack([generator.random((3, options.max_new_tokens)) for generator in generators])
+    return SampledChoice(options.temperature, options.top_p, torch.from_numpy(numbers).to(device))
 
 
 def most_probable(logits: Tensor) -> Tensor:

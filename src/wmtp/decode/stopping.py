@@ -35,6 +35,8 @@ class StopStrings:
             tokens: a completion.
             start: that many of its tokens are known not to contain one.
         """
+        if not self.strings:
+            return None
         for count in range(start + 1, len(tokens) + 1):
             if self._may_complete(tokens[count - 1]) and self._contained(tokens[:count]):
                 return count

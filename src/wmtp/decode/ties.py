@@ -50,8 +50,8 @@ def first_differences(
     Args:
         model: in the dtype that the completions were made in.
         prompts: token ids.
-        first: tokens by prompt, as in `Generation.tokens`, for instance of `generate`.
-        second: for instance those of `generate_speculative`.
+        first: tokens by prompt, as in `Generation.tokens`, for instance of one head.
+        second: for instance those of all heads.
         eos_ids: one of them follows a completion that is the beginning of the other one.
     """
     pairs = list(zip(prompts, first, second, strict=True))

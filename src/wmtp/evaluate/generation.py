@@ -1,17 +1,15 @@
 """A model's completions of a task's problems, written as they come."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from wmtp.config.protocols import Protocol
 from wmtp.data.tokenizer import decode_completion
 from wmtp.decode.batch import Stop
 from wmtp.decode.generate import generate
-from wmtp.decode.speculative import generate_speculative
-from wmtp.decode.stopping import StopStrings
+from wmtp.decode.options import DecodeOptions
 from wmtp.evaluate.samples import Key, SampleFile
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.progress import Update, progress
@@ -19,25 +17,18 @@ from wmtp.progress import Update, progress
 
 @dataclass(frozen=True)
 class Generator:
-    """A model that answers prompts as a protocol says.
+    """A model that answers prompts.
 
     Attributes:
         model: in the dtype and on the device that it decodes in.
         tokenizer: of the model.
-        settings: temperature aside.
-        ends: tokens that end a completion.
-        stop: strings that end a completion and are no part of it.
-        batch_size: completions decoded together.
-        seed: of all random numbers.
+        options: of greedy decoding with head 0; a sample has its own temperature. Stop strings are no part of a
+            completion.
     """
 
     model: MTPForCausalLM
     tokenizer: PreTrainedTokenizerFast
-    settings: Protocol
-    ends: frozenset[int]
-    stop: StopStrings
-    batch_size: int
-    seed: int
+    options: DecodeOptions
 
     def write(self, file: SampleFile, order: Sequence[Key], prompts: Mapping[str, list[int]]) -> None:
         """Generate every sample that the file does not have.
@@ -56,11 +47,11 @@ class Generator:
         """
         with progress("generate", len(order)) as update:
             update(len(file.completions))
-            for temperature in self.settings.all_temperatures:
+            for temperature in dict.fromkeys(key.temperature for key in order):
                 numbers = [n for n, key in enumerate(order) if key.temperature == temperature]
                 numbers.sort(key=lambda n: len(prompts[order[n].task_id]), reverse=True)
-                for first in range(0, len(numbers), self.batch_size):
-                    batch = numbers[first : first + self.batch_size]
+                for first in range(0, len(numbers), self.options.batch_size):
+                    batch = numbers[first : first + self.options.batch_size]
                     if any(order[n] not in file.completions for n in batch):
                         self._write_batch(file, order, batch, prompts, update)
 
@@ -79,12 +70,9 @@ class Generator:
         generate(
             self.model,
             [prompts[order[n].task_id] for n in batch],
-            temperature=order[batch[0]].temperature or 0.0,
-            top_p=self.settings.top_p,
-            seed=self.seed,
+            replace(self.options, temperature=order[batch[0]].temperature or 0.0),
             streams=batch,
             on_end=keep,
-            **self._options(),
         )
 
     def speculation(
@@ -98,7 +86,7 @@ class Generator:
         """
         if self.model.config.heads == 1:
             return None
-        found = generate_speculative(self.model, list(prompts.values()), **self._options())
+        found = generate(self.model, list(prompts.values()), replace(self.options, heads=None))
         texts = dict(zip(prompts, map(self._text, found.tokens), strict=True))
         greedy = [key for key in order if key.temperature == 0]
         same = sum(file.completions[key] == texts[key.task_id] for key in greedy)
@@ -113,12 +101,5 @@ class Generator:
         }
 
     def _text(self, tokens: Sequence[int]) -> str:
-        return self.stop.cut(decode_completion(self.tokenizer, tokens))
-
-    def _options(self) -> dict[str, Any]:
-        return {
-            "max_new_tokens": self.settings.max_new_tokens,
-            "eos_ids": self.ends,
-            "stop": self.stop if self.stop.strings else None,
-            "batch_size": self.batch_size,
-        }
+        text = decode_completion(self.tokenizer, tokens)
+        return text if self.options.stop is None else self.options.stop.cut(text)

@@ -18,6 +18,7 @@ from wmtp.data.tokenizer import decode_completion, document_start, encode, encod
 from wmtp.decode.batch import evaluation_mode
 from wmtp.decode.ends import end_tokens
 from wmtp.decode.generate import generate
+from wmtp.decode.options import DecodeOptions
 from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
 from wmtp.evaluate.runner import trained_model
@@ -221,17 +222,14 @@ class MTPBackend(TemplateLM):
             [*start, *ids[-room:]] or [self.prefix_token_id] for ids in encode(self.tokenizer, contexts)
         ]
         stop = StopStrings(self.tokenizer, [text for text in wanted["until"] if text])
-        generation = generate(
-            self.model,
-            prompts,
-            max_new_tokens=new_tokens,
-            eos_ids=end_tokens(self.model, self.tokenizer),
+        options = DecodeOptions(
+            new_tokens,
+            end_tokens(self.model, self.tokenizer),
             temperature=float(wanted.get("temperature", 1.0)) if wanted["do_sample"] else 0.0,
             top_p=float(wanted.get("top_p", 1.0)),
             seed=self.seed,
-            streams=streams,
             stop=stop,
             batch_size=self.batch_size,
-            progress=ended,
         )
+        generation = generate(self.model, prompts, options, streams=streams, on_end=lambda *_: ended(1))
         return [stop.cut(decode_completion(self.tokenizer, tokens)) for tokens in generation.tokens]

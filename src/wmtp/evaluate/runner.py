@@ -13,6 +13,7 @@ from wmtp.checkpoint import store as checkpoint
 from wmtp.config import Config, DevicesConfig, EvaluateConfig, Recipe
 from wmtp.config.protocols import Protocol, result_name
 from wmtp.data.tokenizer import load_tokenizer
+from wmtp.decode.options import DecodeOptions
 from wmtp.environment import choose_device, choose_dtype, configure_torch, dtype_name
 from wmtp.evaluate.answers import about_answers
 from wmtp.evaluate.exclusions import check_solutions, exclude
@@ -169,9 +170,15 @@ def evaluate(
     prompts = prompts_of(problems, model, tokenizer, settings, task.stop)
     prompts_digest = sha256_text(*prompts.texts)
     solutions = check_solutions(task.name, problems, config, cache)
-    generator = Generator(
-        model, tokenizer, settings, prompts.ends, prompts.stop, config.batch_size, recipe.seed
+    options = DecodeOptions(
+        settings.max_new_tokens,
+        prompts.ends,
+        top_p=settings.top_p,
+        seed=recipe.seed,
+        stop=prompts.stop,
+        batch_size=config.batch_size,
     )
+    generator = Generator(model, tokenizer, options)
     order = [
         Key(problem.task_id, temperature, sample)
         for temperature in settings.all_temperatures

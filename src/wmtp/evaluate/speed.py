@@ -1,8 +1,8 @@
 """What drafting with the extra heads saves: wall-clock time, tokens per forward, acceptance by head."""
 
 import statistics
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,8 @@ import torch
 
 from wmtp.config import Config, Recipe
 from wmtp.decode.batch import Generation
-from wmtp.decode.generate import generate
-from wmtp.decode.speculative import Block, generate_speculative
-from wmtp.decode.stopping import StopStrings
+from wmtp.decode.generate import Block, OnBlock, generate
+from wmtp.decode.options import DecodeOptions
 from wmtp.decode.ties import first_differences
 from wmtp.errors import WMTPError
 from wmtp.evaluate.prompts import prompts_of
@@ -72,23 +71,6 @@ class Speed:
     ratio: float
 
 
-@dataclass(frozen=True)
-class Prompts:
-    """What is decoded, the same for every measurement.
-
-    Attributes:
-        ids: tokens of each prompt.
-        max_new_tokens: tokens to generate at most, the eos counted.
-        eos_ids: tokens that end a row.
-        stop: strings that end a row; None for none.
-    """
-
-    ids: Sequence[list[int]]
-    max_new_tokens: int
-    eos_ids: Collection[int]
-    stop: StopStrings | None = None
-
-
 def evaluate_speed(
     run: Path, recipe: Recipe, config: Config, batch_sizes: Sequence[int], repeats: int
 ) -> dict[str, Any]:
@@ -101,13 +83,9 @@ def evaluate_speed(
     location, model, tokenizer = trained_model(run, config)
     settings = recipe.evaluate.settings
     task = TASKS.create(settings.task, recipe)
-    found = prompts_of(problems_of(task, settings.limit), model, tokenizer, settings, task.stop)
-    prompts = Prompts(
-        list(found.ids.values()),
-        settings.max_new_tokens,
-        found.ends,
-        found.stop if found.stop.strings else None,
-    )
+    prompts = prompts_of(problems_of(task, settings.limit), model, tokenizer, settings, task.stop)
+    options = DecodeOptions(settings.max_new_tokens, prompts.ends, stop=prompts.stop)
+    measured = measure_speed(model, list(prompts.ids.values()), options, batch_sizes, repeats)
     result = {
         "checkpoint": location.name,
         "task": task.name,
@@ -117,19 +95,30 @@ def evaluate_speed(
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),
         "threads": torch.get_num_threads(),
-        "measured": [asdict(each) for each in measure_speed(model, prompts, batch_sizes, repeats)],
+        "measured": [asdict(each) for each in measured],
     }
     write_json(run / SPEED_FILE, result)
     return result
 
 
 def measure_speed(
-    model: MTPForCausalLM, prompts: Prompts, batch_sizes: Sequence[int], repeats: int
+    model: MTPForCausalLM,
+    prompts: Sequence[list[int]],
+    options: DecodeOptions,
+    batch_sizes: Sequence[int],
+    repeats: int,
 ) -> list[Speed]:
     """Greedy next-token decoding against drafting with 2, 3, … H heads, at each batch size.
 
     Every way runs once without being timed, which gives the counts, and then all of them `repeats` times in turn,
     forwards and backwards, so that a slow spell of the machine meets all alike.
+
+    Args:
+        model: its dtype and device are used.
+        prompts: token ids.
+        options: of greedy decoding; batch size and heads are those measured.
+        batch_sizes: each is measured.
+        repeats: timed runs of each way.
 
     Raises:
         WMTPError: the model has one head only, or there are no prompts.
@@ -137,46 +126,37 @@ def measure_speed(
     heads = model.config.heads
     if heads == 1:
         raise WMTPError("--speed: the model has one head, which leaves none to draft")
-    if not prompts.ids:
+    if not prompts:
         raise WMTPError("--speed: there are no prompts to decode")
     passes = len(batch_sizes) * heads * (1 + repeats)
-    with progress("measure speed", passes * len(prompts.ids)) as update:
+    with progress("measure speed", passes * len(prompts)) as update:
         ended = counting(update)
         return [
             speed
             for batch_size in batch_sizes
-            for speed in _at_batch_size(model, prompts, batch_size, repeats, ended)
+            for speed in _at_batch_size(
+                model, prompts, replace(options, batch_size=batch_size), repeats, ended
+            )
         ]
 
 
 def _at_batch_size(
-    model: MTPForCausalLM, prompts: Prompts, batch_size: int, repeats: int, ended: Callable[[int], None]
+    model: MTPForCausalLM,
+    prompts: Sequence[list[int]],
+    options: DecodeOptions,
+    repeats: int,
+    ended: Callable[[int], None],
 ) -> list[Speed]:
-    options: dict[str, Any] = {
-        "max_new_tokens": prompts.max_new_tokens,
-        "eos_ids": prompts.eos_ids,
-        "stop": prompts.stop,
-        "batch_size": batch_size,
-        "progress": ended,
-    }
-
-    def decode(heads: int) -> Generation:
-        if heads == 1:
-            return generate(model, prompts.ids, **options)
-        return generate_speculative(model, prompts.ids, heads=heads, **options)
+    def decode(heads: int, on_block: OnBlock | None = None) -> Generation:
+        wanted = replace(options, heads=heads)
+        return generate(model, prompts, wanted, on_end=lambda *_: ended(1), on_block=on_block)
 
     used = range(1, model.config.heads + 1)
     greedy = decode(1)
     counted: dict[int, tuple[Generation, list[HeadAcceptance]]] = {}
     for heads in used[1:]:
-        blocks: list[list[Block]] = [[] for _ in prompts.ids]
-        found = generate_speculative(
-            model,
-            prompts.ids,
-            heads=heads,
-            on_block=lambda index, block, blocks=blocks: blocks[index].append(block),  # type: ignore[misc]
-            **options,
-        )
+        blocks: list[list[Block]] = [[] for _ in prompts]
+        found = decode(heads, lambda index, block, blocks=blocks: blocks[index].append(block))  # type: ignore[misc]
         counted[heads] = found, acceptance_by_head(found, blocks)
     seconds: dict[int, list[float]] = {heads: [] for heads in used}
     for repeat in range(repeats):
@@ -184,7 +164,7 @@ def _at_batch_size(
             seconds[heads].append(decode(heads).seconds)
     return [
         Speed(
-            batch_size=batch_size,
+            batch_size=options.batch_size,
             heads=heads,
             tokens=found.generated,
             tokens_per_forward=found.tokens_per_forward,
@@ -193,7 +173,7 @@ def _at_batch_size(
             near_ties=sum(
                 difference.is_near_tie
                 for difference in first_differences(
-                    model, prompts.ids, greedy.tokens, found.tokens, eos_ids=prompts.eos_ids
+                    model, prompts, greedy.tokens, found.tokens, eos_ids=options.eos_ids
                 )
             ),
             seconds=seconds[heads],

@@ -8,7 +8,7 @@ from wmtp.data.corpus import load_rows
 from wmtp.data.documents import documents_from
 from wmtp.data.tokenizer import encode_prompts
 from wmtp.decode.ends import end_tokens
-from wmtp.decode.stopping import StopStrings
+from wmtp.decode.options import DecodeOptions
 from wmtp.errors import WMTPError
 from wmtp.evaluate.generation import Generator
 from wmtp.evaluate.judging import warn
@@ -54,15 +54,14 @@ def sample_answers(
     settings = recipe.evaluate.settings.with_changes(
         {"k": [1], "samples": per_prompt, "temperature": [temperature]}
     )
-    generator = Generator(
-        model,
-        tokenizer,
-        settings,
+    options = DecodeOptions(
+        settings.max_new_tokens,
         end_tokens(model, tokenizer),
-        StopStrings(tokenizer, ()),
-        recipe.evaluate.batch_size,
-        recipe.seed,
+        top_p=settings.top_p,
+        seed=recipe.seed,
+        batch_size=recipe.evaluate.batch_size,
     )
+    generator = Generator(model, tokenizer, options)
     origin = {
         **model_origin(location, model),
         "seed": recipe.seed,
