@@ -131,7 +131,9 @@ def _trainers(
 
     def trainer(name: str, changes: dict[str, Any], is_scoring: bool) -> Trainer:
         recipe = override(base, {"train.scorer": name, **changes}, name)
-        critic = Critic(ValueHead(arguments.hidden_size, seed=1), None, of_trunk=True).requires_grad_(False)
+        critic = Critic(ValueHead(arguments.hidden_size, seed=1), None, reads_trunk=True).requires_grad_(
+            False
+        )
         module = WeightedMTP(
             model,
             recipe,

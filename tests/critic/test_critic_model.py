@@ -126,7 +126,7 @@ def test_what_learns_is_what_the_recipe_says(kind: str, make_recipe: Make, data:
         assert len(rest) == 2 * 3 * len(LORA_TARGETS)
     else:  # all but an unembedding that values do not read
         assert rest == set(backbone) - {"backbone.lm_head.weight"}
-    assert critic.of_trunk == (kind == "learner")
+    assert critic.reads_trunk == (kind == "learner")
     assert critic.head.output.in_features == D
 
 

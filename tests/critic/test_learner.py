@@ -153,7 +153,7 @@ def hidden_of(module: ValueLearner, ids: Tensor) -> Tensor:
     """[tokens, D] of a document that is alone in its row."""
     backbone: Any = module.model.backbone
     trunk = backbone.trunk(ids[None])
-    return trunk.hidden_bsd[0] if module.model.of_trunk else backbone.head(trunk, 0)[0]
+    return trunk.hidden_bsd[0] if module.model.reads_trunk else backbone.head(trunk, 0)[0]
 
 
 def head_of(weights: dict[str, Tensor], hidden: Tensor, embeddings: Tensor) -> Tensor:
@@ -224,7 +224,7 @@ def test_loss_and_gradients_are_those_of_the_definition(changes: dict[str, Any],
     assert loss == pytest.approx(float(expected.detach()), rel=1e-6)
     wanted = {n: p.grad for n, p in module.model.named_parameters() if p.grad is not None}
     assert gradients.keys() == wanted.keys()
-    is_trained = {"head"} if module.model.of_trunk else {"head", "backbone"}
+    is_trained = {"head"} if module.model.reads_trunk else {"head", "backbone"}
     assert {name.split(".")[0] for name in wanted} == is_trained
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, wanted[name], rtol=1e-5, atol=1e-7)

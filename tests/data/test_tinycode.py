@@ -218,11 +218,11 @@ class TestAnswers:
     @pytest.mark.parametrize("noise", [0.0, 0.25, 0.5, 1.0])
     def test_noise_is_a_share_of_rows(self, noise):
         made = generate(**SMALL | {"answers": 4, "noise": noise, "curated": 0})
-        spoilt = [row["corruption"] is not None for row in made.train]
-        assert sum(spoilt) == round(noise * 120)
+        corrupted = [row["corruption"] is not None for row in made.train]
+        assert sum(corrupted) == round(noise * 120)
         TestInvariants().check_training_rows(made.train, SMALL | {"noise": noise, "curated": 0})
-        if 0 < noise < 1:  # each row on its own: a problem has between none and all of its answers spoilt
-            assert len({sum(spoilt[i : i + 4]) for i in range(0, 120, 4)}) > 2
+        if 0 < noise < 1:  # each row on its own: a problem has between none and all of its answers corrupted
+            assert len({sum(corrupted[i : i + 4]) for i in range(0, 120, 4)}) > 2
 
     def test_spoilt_answers_to_a_problem_differ(self):
         made = generate(**SMALL | {"answers": 8, "noise": 1.0, "curated": 0})

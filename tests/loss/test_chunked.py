@@ -130,11 +130,11 @@ def test_rows_of_weight_zero_are_not_read():
     rows = make_rows(20, 4, 6, zeros=0.5)
     skipped = rows.weights == 0
     assert 0 < skipped.sum() < 20
-    spoilt = rows._replace(
+    corrupted = rows._replace(
         hidden=torch.where(skipped[:, None], torch.nan, rows.hidden.detach()).requires_grad_()
     )
     for chunk_size in (3, 64):
-        result = differentiate(with_chunks(chunk_size), spoilt)
+        result = differentiate(with_chunks(chunk_size), corrupted)
         assert_same(result, differentiate(with_chunks(chunk_size), rows))
         assert (result.grad_hidden[skipped] == 0).all()
         assert torch.equal(result.ce.isnan(), skipped)
@@ -153,8 +153,8 @@ def test_logits_far_apart_do_not_overflow():
 
 def test_a_row_that_is_not_finite_shows_in_the_loss():
     rows = make_rows(6, 3, 5, zeros=0)
-    spoilt = rows._replace(hidden=rows.hidden.detach().index_fill(0, torch.tensor([2]), torch.nan))
-    for given_rows in (spoilt, spoilt._replace(unembedding=rows.unembedding.detach())):
+    corrupted = rows._replace(hidden=rows.hidden.detach().index_fill(0, torch.tensor([2]), torch.nan))
+    for given_rows in (corrupted, corrupted._replace(unembedding=rows.unembedding.detach())):
         loss, ce = weighted_linear_cross_entropy(*given_rows)
         assert loss.isnan()
         assert ce.isnan().tolist() == [row == 2 for row in range(6)]

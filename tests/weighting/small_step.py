@@ -103,7 +103,7 @@ def make_small(cache: Path, seed: int = 0) -> Small:
         documents,
         columns,
         build_model(recipe, tokenizer).double(),
-        Critic(head, None, of_trunk=True).eval().requires_grad_(False),
+        Critic(head, None, reads_trunk=True).eval().requires_grad_(False),
         collate(documents, [[3, 5], [11]], LENGTH),
     )
 

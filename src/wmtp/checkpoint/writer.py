@@ -97,7 +97,7 @@ class CheckpointWriter:
         if self._thread is None:
             self._write(_Snapshot(step, tensors, values, state, files))
             return
-        with self._explained(step):
+        with self._errors_as_one_line(step):
             agree(lambda: self._copy(values), self._group)
         snapshot = _Snapshot(step, tensors, self._copied(values), copy.deepcopy(state), files)
         self._pending = self._thread.submit(self._write, snapshot)
@@ -139,7 +139,7 @@ class CheckpointWriter:
         path = self._path(snapshot.step)
         aside = unfinished(path)
         try:
-            with self._explained(snapshot.step):
+            with self._errors_as_one_line(snapshot.step):
                 self._first(lambda: self._prepare(aside, snapshot))
                 agree(lambda: _refuse_unshared(aside), self._group)
                 for part, tensors in snapshot.tensors.items():
@@ -153,7 +153,7 @@ class CheckpointWriter:
         self._first(lambda: self._remove_old(snapshot.step))
 
     @contextmanager
-    def _explained(self, step: int) -> Iterator[None]:
+    def _errors_as_one_line(self, step: int) -> Iterator[None]:
         try:
             yield
         except WMTPError as error:

@@ -33,11 +33,9 @@ def diagnosis_table(diagnoses: "Sequence[Diagnosis]") -> Table:
         return "–" if value is None else f"{value:.2f}"
 
     names = [d.scorer for d in diagnoses]
-    explained = [
-        "AUC by head: 1 is perfect, 0.5 is chance; first: head 0's, of each error's first token only"
-    ]
-    explained += ["ρ n: rank correlation with the weights of scorer n"] if len(names) > 1 else []
-    table = Table(box=None, pad_edge=False, caption="\n".join(explained), caption_justify="left")
+    caption = ["AUC by head: 1 is perfect, 0.5 is chance; first: head 0's, of each error's first token only"]
+    caption += ["ρ n: rank correlation with the weights of scorer n"] if len(names) > 1 else []
+    table = Table(box=None, pad_edge=False, caption="\n".join(caption), caption_justify="left")
     table.add_column("scorer", overflow="fold")
     aucs = [f"AUC {h}" for h in range(len(diagnoses[0].auc))] + ["first"]
     correlations = [f"ρ {n}" for n in range(1, len(names) + 1)] if len(names) > 1 else []

@@ -47,8 +47,8 @@ class TinycodeConfig(Section):
     """The generated benchmark.
 
     train, validation, test: rows of each split.
-    answers: training rows with the same problem, one behind the other; each is spoilt or not on its own.
-    noise: share of the training solutions that are spoilt.
+    answers: training rows with the same problem, one behind the other; each is corrupted or not on its own.
+    noise: share of the training solutions that are corrupted.
     curated: clean training rows that are marked as known to be clean.
     min_operations, max_operations: of a program; held-out ones have 2 or more.
     """

@@ -34,19 +34,19 @@ class Critic(nn.Module):
 
     Args:
         backbone: the model whose hidden states are read; None where the learner's are handed over.
-        of_trunk: read the trunk's hidden states, below the heads, instead of the next-token model's last ones.
+        reads_trunk: read the trunk's hidden states, below the heads, instead of the next-token model's last ones.
     """
 
-    def __init__(self, head: ValueHead, backbone: PreTrainedModel | None, *, of_trunk: bool) -> None:
+    def __init__(self, head: ValueHead, backbone: PreTrainedModel | None, *, reads_trunk: bool) -> None:
         super().__init__()
         self.head = head
         self.backbone = backbone
-        self.of_trunk = of_trunk
+        self.reads_trunk = reads_trunk
 
     def hidden(self, batch: Batch) -> Tensor:
         """[B, S, D] of the backbone."""
         assert self.backbone is not None
-        if not self.of_trunk:
+        if not self.reads_trunk:
             return next_token_hidden(self.backbone, batch)
         assert isinstance(self.backbone, MTPForCausalLM)
         return packed_trunk(self.backbone, batch).hidden_bsd
@@ -84,8 +84,8 @@ def untrained_critic(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, *, with
         with_weights: whether the backbone gets any; else its parameters have shapes only.
     """
     config = recipe.critic
-    of_trunk = config.backbone == "learner"
-    if of_trunk:
+    reads_trunk = config.backbone == "learner"
+    if reads_trunk:
         backbone = _model(
             learner_config(recipe, tokenizer), lambda: build_model(recipe, tokenizer), with_weights
         )
@@ -97,7 +97,7 @@ def untrained_critic(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, *, with
         backbone.requires_grad_(False)
     elif not backbone.config.tie_word_embeddings:
         backbone.get_output_embeddings().requires_grad_(False)
-    return Critic(ValueHead(_hidden_size(backbone), recipe.seed), backbone, of_trunk=of_trunk)
+    return Critic(ValueHead(_hidden_size(backbone), recipe.seed), backbone, reads_trunk=reads_trunk)
 
 
 def load_critic(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, *, with_weights: bool = True) -> Critic:
@@ -111,14 +111,14 @@ def load_critic(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, *, with_weig
     if recipe.critic.backbone == "learner":
         size = _hidden_size_of(learner_config(recipe, tokenizer))
         expected = {"tokenizer": tokenizer_fingerprint(tokenizer), "backbone": _learner_fingerprint(recipe)}
-        critic = Critic(load_value_head(folder, size, expected=expected), None, of_trunk=True)
+        critic = Critic(load_value_head(folder, size, expected=expected), None, reads_trunk=True)
     else:
         location = _backbone_location(folder, recipe)
         load = partial(load_reference, location, tokenizer, recipe.data.sequence_length, "critic")
         backbone = _model(load_config(location, "critic"), load, with_weights)
         expected = {"tokenizer": tokenizer_fingerprint(tokenizer), "backbone": model_fingerprint(location)}
         head = load_value_head(folder, _hidden_size(backbone), expected=expected)
-        critic = Critic(head, backbone, of_trunk=False)
+        critic = Critic(head, backbone, reads_trunk=False)
     return critic.eval().requires_grad_(False)
 
 

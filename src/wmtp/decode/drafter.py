@@ -132,10 +132,10 @@ class StackedDrafter:
         queries = F.linear(at_columns(normed), *self._queries).unflatten(-1, (-1, self._head_dim))
         queries = self._rotate(queries, self._query_scales, *map(at_columns, rotation))
         grouped = queries.unflatten(1, (self._key_heads, -1))
-        attended = F.scaled_dot_product_attention(
+        attention = F.scaled_dot_product_attention(
             grouped, keys, values, attn_mask=at_columns(mask)[:, None, None], scale=self._scaling
         )
-        by_head = attended.flatten(1).unflatten(1, (len(self._output.weight), -1)).transpose(0, 1)
+        by_head = attention.flatten(1).unflatten(1, (len(self._output.weight), -1)).transpose(0, 1)
         return self._above_attention(at_columns(trunk.hidden_bsd) + self._output(by_head))
 
     def _above_attention(self, hidden_hbd: Tensor) -> Tensor:

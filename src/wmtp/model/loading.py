@@ -32,7 +32,7 @@ def load_config(location: str, key: str) -> PreTrainedConfig:
             f"{key} {location!r}: holds a PEFT adapter ({ADAPTER}); merge it into its model (merge_and_unload) "
             f"and save that"
         )
-    with _explained(location, key):
+    with _errors_as_one_line(location, key):
         config = AutoConfig.from_pretrained(location, trust_remote_code=False)
     quantised = getattr(config, "quantization_config", None)
     if quantised is not None:
@@ -74,7 +74,7 @@ def load_causal_lm(location: str, key: str) -> PreTrainedModel:
     """
     config = load_causal_config(location, key)
     options = {"dtype": torch.float32, "attn_implementation": "sdpa", "output_loading_info": True}
-    with _explained(location, key):
+    with _errors_as_one_line(location, key):
         if is_checkpoint(Path(location)):
             saved = _saved_parameters(Path(location))
             model = MTPForCausalLM.from_pretrained(None, config=config, state_dict=saved, **options)
@@ -92,7 +92,7 @@ def load_causal_lm(location: str, key: str) -> PreTrainedModel:
 
 
 @contextmanager
-def _explained(location: str, key: str) -> Iterator[None]:
+def _errors_as_one_line(location: str, key: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # other people's files raise whatever their content happens to spell

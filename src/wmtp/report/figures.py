@@ -61,8 +61,8 @@ def pass_figure(comparison: Comparison) -> str:
         axes.spines["left"].set_visible(False)
         axes.set_xlim(left=0)
         axes.set_xlabel("pass@1, %")
-    told = [f"{a.name} {percent(a.pass_at_1.value)}, {percent_range(a.pass_at_1)}" for a in comparison.arms]
-    return to_svg(figure, "pass", f"pass@1 and its 95% interval by arm: {'; '.join(told)}.")
+    parts = [f"{a.name} {percent(a.pass_at_1.value)}, {percent_range(a.pass_at_1)}" for a in comparison.arms]
+    return to_svg(figure, "pass", f"pass@1 and its 95% interval by arm: {'; '.join(parts)}.")
 
 
 def validation_figure(bands: dict[str, Band], numbers: dict[str, int], axis: Axis) -> str:
@@ -77,8 +77,8 @@ def validation_figure(bands: dict[str, Band], numbers: dict[str, int], axis: Axi
         _over_training(axes, axis)
         _log_scale(axes)
         axes.set_title(f"validation cross-entropy of head 0 at equal {axis}")
-    told = [f"{name} ends at {number(float(b.mean[-1]), 3)}" for name, b in bands.items()]
-    alt = f"Validation cross-entropy of head 0 against {AXIS_LABELS[axis]}: {'; '.join(told)}."
+    parts = [f"{name} ends at {number(float(b.mean[-1]), 3)}" for name, b in bands.items()]
+    alt = f"Validation cross-entropy of head 0 against {AXIS_LABELS[axis]}: {'; '.join(parts)}."
     return to_svg(figure, f"validation-{axis}", alt)
 
 
@@ -109,8 +109,8 @@ def heads_figure(
         _log_scale(axes)
         _label_heads(axes, [(h, float(y[-1])) for h, (_, y) in enumerate(curves) if len(y)])
         axes.set_title(title)
-    told = [f"head {h} ends at {number(float(y[-1]), 3)}" for h, (_, y) in enumerate(curves) if len(y)]
-    return to_svg(figure, name, f"{title}: cross-entropy by head; {'; '.join(told)}.")
+    parts = [f"head {h} ends at {number(float(y[-1]), 3)}" for h, (_, y) in enumerate(curves) if len(y)]
+    return to_svg(figure, name, f"{title}: cross-entropy by head; {'; '.join(parts)}.")
 
 
 def acceptance_figure(acceptance: dict[str, list[float]], numbers: dict[str, int]) -> str:
@@ -130,8 +130,8 @@ def acceptance_figure(acceptance: dict[str, list[float]], numbers: dict[str, int
         axes.grid(visible=False, axis="x")
         axes.set_ylim(0, 100)
         axes.set_title("accepted drafts, %")
-    told = [f"{name} {', '.join(percent(s) for s in shares)}" for name, shares in acceptance.items()]
-    return to_svg(figure, "acceptance", f"Accepted drafts of heads 1 and up by arm: {'; '.join(told)}.")
+    parts = [f"{name} {', '.join(percent(s) for s in shares)}" for name, shares in acceptance.items()]
+    return to_svg(figure, "acceptance", f"Accepted drafts of heads 1 and up by arm: {'; '.join(parts)}.")
 
 
 def groups_figure(groups: Sequence[Group], numbers: dict[str, int], title: str, name: str) -> str:
@@ -149,12 +149,12 @@ def groups_figure(groups: Sequence[Group], numbers: dict[str, int], title: str, 
         axes.grid(visible=False, axis="x")
         axes.set_ylim(0, 100)
         axes.set_title(title)
-    told = [
+    parts = [
         f"{group.name}: "
         + ", ".join(f"{arm} {percent(found.value)}" for arm, found in group.pass_at_1.items())
         for group in groups
     ]
-    return to_svg(figure, name, f"{title}. {'; '.join(told)}.")
+    return to_svg(figure, name, f"{title}. {'; '.join(parts)}.")
 
 
 def run_figure(
@@ -225,7 +225,7 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
 
 
 def _points(x: Floats, n: int) -> dict[str, Any]:
-    """Markers where a curve has so few points that they can be told apart."""
+    """Markers where a curve has so few points that they can be parts apart."""
     return {"marker": marker(n), "markersize": 3} if len(x) <= 12 else {}
 
 

@@ -211,7 +211,7 @@ class Servers:
         """Have one program judged by this thread's server, which is started or replaced where necessary.
 
         Args:
-            request: see `judge.conduct`, but for the plan's `workdir`.
+            request: see `judge.judge_request`, but for the plan's `workdir`.
             wall_seconds: after this time and a grace period, all is killed.
 
         Raises:

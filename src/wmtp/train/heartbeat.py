@@ -133,8 +133,8 @@ class Heartbeat:
     def _read(self) -> dict[int, Beat]:
         others = [str(rank) for rank in self._ranks if rank != self._rank]
         nothing: dict[str, bytes] = {}
-        told = self._ask(lambda store: {r: store.get(r) for r in others if store.check([r])}, nothing)
-        beats = {int(rank): Beat.from_json(text) for rank, text in told.items()}
+        answers = self._ask(lambda store: {r: store.get(r) for r in others if store.check([r])}, nothing)
+        beats = {int(rank): Beat.from_json(text) for rank, text in answers.items()}
         return dict(sorted((beats | {self._rank: self._beat}).items()))
 
     def _ask(self, question: Callable[[Store], T], otherwise: T) -> T:
@@ -155,7 +155,7 @@ class Heartbeat:
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "step": self._beat.step,
             "phase": self._beat.phase,
-            "ranks": [{"rank": rank} | beat.told() for rank, beat in beats.items()],
+            "ranks": [{"rank": rank} | beat.as_record() for rank, beat in beats.items()],
         }
         path = self._run / HEARTBEAT_FILE
         aside = path.with_name(f".{path.name}.{os.getpid()}")

@@ -161,7 +161,7 @@ def keep_precision(config: Config, start: Start | None, recipe: Recipe) -> Confi
 
 
 @contextmanager
-def attended(run: Path, config: Config, world: World) -> Iterator[tuple[Heartbeat, StopRequest]]:
+def watch(run: Path, config: Config, world: World) -> Iterator[tuple[Heartbeat, StopRequest]]:
     """Sign of life and stop request of one stage of training in the directory `run`."""
     devices = config.devices
     store = None if world.store is None else PrefixStore(run.name, world.store)

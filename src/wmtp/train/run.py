@@ -27,7 +27,7 @@ from wmtp.storage import write_json, write_text
 from wmtp.train.assemble import known_columns, module_on_devices, scorer_needs
 from wmtp.train.follower import Follow, Follower, nobody
 from wmtp.train.optim import check_schedule
-from wmtp.train.resume import attended, keep_precision, make_loader, note_extension, starting_point
+from wmtp.train.resume import keep_precision, make_loader, note_extension, starting_point, watch
 from wmtp.train.stage_one import critic_recipe, learn_values
 from wmtp.train.trainer import Trainer
 from wmtp.weighting.refscores import Header, write_scores
@@ -104,7 +104,7 @@ def train(
     """
     configure_torch(config.devices)
     with ExitStack() as stack:
-        stack.enter_context(_full_disk_explained(run))
+        stack.enter_context(_full_disk_as_one_line(run))
         world = stack.enter_context(processes(config.devices))
         stack.enter_context(_own_directory(run, world))
         start = starting_point(recipe, run, resume, world, extend=extend)
@@ -132,7 +132,7 @@ def train(
             data.tokenizer,
             run,
             world,
-            *stack.enter_context(attended(run, config, world)),
+            *stack.enter_context(watch(run, config, world)),
             follower,
             write_configuration=module.model.config.save_pretrained,
         )
@@ -147,7 +147,7 @@ def train_critic(recipe: Recipe, config: Config, data: Data, run: Path, follow: 
     """Stage 1 alone, in the directory `run`, or what is left of it; returns the critic's folder."""
     configure_torch(config.devices)
     with ExitStack() as stack:
-        stack.enter_context(_full_disk_explained(run))
+        stack.enter_context(_full_disk_as_one_line(run))
         world = stack.enter_context(processes(config.devices))
         stack.enter_context(_own_directory(run, world))
         return learn_values(recipe, config, data, run, "auto", world, lambda: None, follow)
@@ -173,7 +173,7 @@ def _begin(
 
 
 @contextmanager
-def _full_disk_explained(run: Path) -> Iterator[None]:
+def _full_disk_as_one_line(run: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -21,7 +21,7 @@ from wmtp.metrics import MetricsLog
 from wmtp.storage import mend, read_json, write_json, write_text
 from wmtp.train.assemble import critic_on_devices
 from wmtp.train.follower import Follow
-from wmtp.train.resume import attended, keep_precision, make_loader, refuse_other_recipe, starting_point
+from wmtp.train.resume import keep_precision, make_loader, refuse_other_recipe, starting_point, watch
 from wmtp.train.trainer import Trainer
 
 
@@ -72,7 +72,7 @@ def learn_values(
     torch.manual_seed(own.seed + world.rank)
     module, parallel = critic_on_devices(own, config, data.tokenizer, start.path if start else None, world)
     follower = follow(run, start.state["mlflow_run_id"] if start else None, fresh=start is None)
-    with attended(run, config, world) as attendants:
+    with watch(run, config, world) as watchers:
         trainer = Trainer(
             module,
             parallel,
@@ -81,7 +81,7 @@ def learn_values(
             data.tokenizer,
             run,
             world,
-            *attendants,
+            *watchers,
             follower,
             write_configuration=_backbone_configuration(module),
             on_best=lambda: save_critic(

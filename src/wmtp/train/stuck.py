@@ -1,4 +1,4 @@
-"""What every rank last told of itself, and whom to name when training stands still."""
+"""Last heartbeat of each rank; decides which rank to name when training stalls."""
 
 import json
 from collections import Counter
@@ -31,7 +31,7 @@ class Beat:
     def from_json(cls, text: bytes) -> "Beat":
         return cls(**json.loads(text))
 
-    def told(self) -> dict[str, int | float | str | bool | None]:
+    def as_record(self) -> dict[str, int | float | str | bool | None]:
         """What people want to see of it."""
         return {
             "step": self.step,

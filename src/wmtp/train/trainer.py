@@ -160,8 +160,8 @@ class Trainer:
             return
         step = self.counters.step
         done = [r for r in self.metrics if r["kind"] == "validation" and r["step"] == step]
-        told = (0.0, 0.0) if not done or not self.world.is_first else (1.0, self.module.criterion(done[-1]))
-        is_done, criterion = all_reduce(torch.tensor(told, dtype=torch.float64), self.world.group).tolist()
+        found = (0.0, 0.0) if not done or not self.world.is_first else (1.0, self.module.criterion(done[-1]))
+        is_done, criterion = all_reduce(torch.tensor(found, dtype=torch.float64), self.world.group).tolist()
         if is_done:
             self._take_note(criterion)
         else:
@@ -306,8 +306,8 @@ class Trainer:
         )
         counts = [sum(b.tokens for b in batches), *(self.stop.signum == s for s in STOPPING)]
         rest = torch.tensor(counts, dtype=torch.float64, device=own.device)
-        loss, nonfinite, tokens, *told = all_reduce(torch.cat([own, rest]), self.world.group).tolist()
-        signum = next((s for s, count in zip(STOPPING, told, strict=True) if count), None)
+        loss, nonfinite, tokens, *stops = all_reduce(torch.cat([own, rest]), self.world.group).tolist()
+        signum = next((s for s, count in zip(STOPPING, stops, strict=True) if count), None)
         return loss, int(tokens), int(nonfinite), signum
 
     def _forward_backward(self, batches: Sequence[Batch]) -> list[Output]:

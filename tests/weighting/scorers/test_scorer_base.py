@@ -13,7 +13,7 @@ from torch.distributed import ProcessGroup
 from wmtp.config import Recipe
 from wmtp.errors import WMTPError
 from wmtp.weighting.scorers import SCORERS, create_scorer
-from wmtp.weighting.scorers.base import ScoreInputs, Scorer, checked_call, explained
+from wmtp.weighting.scorers.base import ScoreInputs, Scorer, checked_call, errors_as_one_line
 
 
 class Always(Scorer):
@@ -76,13 +76,16 @@ def test_what_may_not_be_a_scorers_fault_is_not_blamed_on_it() -> None:
     """No memory, which training answers with advice; and, where ranks reduce together, a rank that is lost."""
     with (
         pytest.raises(WMTPError, match=r"^scorer 'mine' failed: RuntimeError: gone$"),
-        explained("scorer 'mine' failed"),
+        errors_as_one_line("scorer 'mine' failed"),
     ):
         raise RuntimeError("gone")
-    with pytest.raises(torch.OutOfMemoryError), explained("scorer 'mine' failed"):
+    with pytest.raises(torch.OutOfMemoryError), errors_as_one_line("scorer 'mine' failed"):
         raise torch.OutOfMemoryError("CUDA out of memory")
     group = cast("ProcessGroup", object())
-    with pytest.raises(RuntimeError, match=r"^Connection closed by peer$"), explained("scorer", group):
+    with (
+        pytest.raises(RuntimeError, match=r"^Connection closed by peer$"),
+        errors_as_one_line("scorer", group),
+    ):
         raise RuntimeError("Connection closed by peer")
-    with pytest.raises(WMTPError, match=r"^scorer: IndexError: 3$"), explained("scorer", group):
+    with pytest.raises(WMTPError, match=r"^scorer: IndexError: 3$"), errors_as_one_line("scorer", group):
         raise IndexError(3)

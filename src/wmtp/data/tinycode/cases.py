@@ -59,8 +59,8 @@ def draw_cases(program: Program, pool_size: int, rng: Rng) -> list[Case] | None:
     variants = required + with_constant_changed(program, _neighbours)
     for _ in range(POOLS):
         pool = _draw_pool(program, pool_size, rng)
-        told = [sum(tells_apart(case, v) << bit for bit, v in enumerate(variants)) for case in pool]
-        chosen = _cover(told, (1 << len(required)) - 1)
+        signatures = [sum(tells_apart(case, v) << bit for bit, v in enumerate(variants)) for case in pool]
+        chosen = _cover(signatures, (1 << len(required)) - 1)
         if len({repr(pool[i].expected) for i in chosen}) > 1:
             return [pool[i] for i in chosen]
     return None
@@ -74,19 +74,19 @@ def tells_apart(case: Case, variant: Program) -> bool:
         return True
 
 
-def _cover(told: Sequence[int], required: int) -> list[int]:
+def _cover(signatures: Sequence[int], required: int) -> list[int]:
     """Greedily chosen cases that tell all required variants apart, or none."""
     left = required
-    for bits in told:
+    for bits in signatures:
         left |= bits
     chosen: list[int] = []
-    while len(chosen) < len(told):
+    while len(chosen) < len(signatures):
         if len(chosen) >= FEWEST and not left & required and (len(chosen) >= MOST or not left):
             return chosen
-        gains = [((bits & left & required).bit_count(), (bits & left).bit_count()) for bits in told]
-        best = max((i for i in range(len(told)) if i not in chosen), key=gains.__getitem__)
+        gains = [((bits & left & required).bit_count(), (bits & left).bit_count()) for bits in signatures]
+        best = max((i for i in range(len(signatures)) if i not in chosen), key=gains.__getitem__)
         chosen.append(best)
-        left &= ~told[best]
+        left &= ~signatures[best]
     return chosen if len(chosen) >= FEWEST and not left & required else []
 
 

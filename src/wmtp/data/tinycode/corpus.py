@@ -1,4 +1,4 @@
-"""The benchmark: rows in MBPP's format, split by composition, part of the training solutions spoilt."""
+"""The benchmark: rows in MBPP's format, split by composition, part of the training solutions corrupted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,8 +70,8 @@ def generate(config: TinycodeConfig) -> Corpus:
         each = config.answers if split == "train" else 1
         distinct = _draw_problems(split, count // each, lengths, families, Rng(f"tinycode {seed} {split}"))
         problems = [problem for problem in distinct for _ in range(each)]
-        spoilt = round(config.noise * count) if split == "train" else 0
-        corruptions = _corruptions(problems, spoilt, Rng(f"tinycode {seed} noise"))
+        corrupted = round(config.noise * count) if split == "train" else 0
+        corruptions = _corruptions(problems, corrupted, Rng(f"tinycode {seed} noise"))
         rows[split] = [_row(first_id + i, problem, corruptions.get(i)) for i, problem in enumerate(problems)]
         first_id += count
     _mark_curated(rows["train"], config.curated, Rng(f"tinycode {seed} curated"))

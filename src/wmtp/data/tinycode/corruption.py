@@ -33,7 +33,7 @@ COMMENT_WORDS = {
 
 @dataclass(frozen=True)
 class Corruption:
-    """A spoilt solution; spans are [start, end) characters of `code`."""
+    """A corrupted solution; spans are [start, end) characters of `code`."""
 
     kind: str
     code: str

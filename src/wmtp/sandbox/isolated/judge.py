@@ -74,7 +74,9 @@ class Namespace(dict[str, object]):
         return value
 
 
-def conduct(request: Any, user: int | None, facts: dict[str, bool], report: Callable[..., None]) -> None:
+def judge_request(
+    request: Any, user: int | None, facts: dict[str, bool], report: Callable[..., None]
+) -> None:
     """Judge one program.
 
     Args:

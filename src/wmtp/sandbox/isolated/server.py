@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from . import kernel, packages, wire
 from .channel import Channel, ClosedError
-from .judge import compile_tests, conduct, names_defined, system_call_filter
+from .judge import compile_tests, judge_request, names_defined, system_call_filter
 from .session import Unable, end_descendants
 
 TYPE_CHECKING = False
@@ -79,7 +79,7 @@ def _judge(request: Any, user: int | None, channel: Channel, server: int) -> Non
             "orphans_adopted": kernel.adopt_orphans(),
         }
         if os.getppid() == server:
-            conduct(request, user, facts, lambda *said: channel.send(wire.encode(said, _MESSAGE_LIMIT)))
+            judge_request(request, user, facts, lambda *said: channel.send(wire.encode(said, _MESSAGE_LIMIT)))
             os._exit(0)
     except BaseException as error:
         message = f"the judge failed: {type(error).__name__}: {error}"[:_MESSAGE]

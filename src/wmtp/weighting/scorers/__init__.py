@@ -30,7 +30,7 @@ def create_scorer(name: str, recipe: "Recipe") -> "Scorer":
     Raises:
         WMTPError: it is unknown, cannot be built from the recipe, or is no Scorer.
     """
-    from wmtp.weighting.scorers.base import checked_scorer, explained
+    from wmtp.weighting.scorers.base import checked_scorer, errors_as_one_line
 
-    with explained(f"scorer {name!r} cannot be built"):
+    with errors_as_one_line(f"scorer {name!r} cannot be built"):
         return checked_scorer(name, SCORERS.create(name, recipe))

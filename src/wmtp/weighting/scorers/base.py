@@ -115,7 +115,7 @@ def checked_call(name: str, scorer: Scorer, inputs: ScoreInputs) -> Tensor:
     Raises:
         WMTPError: it failed, or what it gave is not [B, S, …] without gradient.
     """
-    with explained(f"scorer {name!r} failed"):
+    with errors_as_one_line(f"scorer {name!r} failed"):
         scores = scorer(inputs)
     shape = tuple(inputs.valid_bs.shape)
     _check_constant(name, scores, shape)
@@ -134,7 +134,7 @@ def checked_complete(name: str, scorer: Scorer, scores: Tensor, info: StepInfo) 
         WMTPError: it failed, or what it gave is neither [B, S] nor [B, S, H] without gradient.
     """
     shape = tuple(info.valid_bsh.shape)
-    with explained(f"scorer {name!r} failed", info.group):
+    with errors_as_one_line(f"scorer {name!r} failed", info.group):
         scores = scorer.complete(scores, info)
     _check_constant(name, scores, shape)
     if scores.shape not in (shape, shape[:2]):
@@ -155,7 +155,7 @@ def _check_constant(name: str, scores: object, shape: tuple[int, ...]) -> None:
 
 
 @contextmanager
-def explained(what: str, group: ProcessGroup | None = None) -> Iterator[None]:
+def errors_as_one_line(what: str, group: ProcessGroup | None = None) -> Iterator[None]:
     """Makes one line of what a scorer raises.
 
     Not of what may not be its fault: no memory, or, with a group, a collective that another rank broke.
