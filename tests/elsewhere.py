@@ -26,7 +26,7 @@ QUICK = [
     "tests/cli/test_cli.py::test_ls_and_env",
     "tests/cli/test_cli.py::test_train_evaluate_generate_inspect_report",
     "tests/data/test_sources.py",
-    "tests/train/test_lock.py",
+    "tests/test_lock.py",
     "tests/sandbox/test_execution.py",
     "tests/report/test_run_report.py",
     "tests/tracking/test_store.py",

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import elsewhere
+
 ROOT = Path(__file__).parents[1]
 LINES = [
     line
@@ -27,3 +29,8 @@ def test_its_tests_exist(line: str) -> None:
         tree = ast.parse((ROOT / "tests" / file).read_text())
         functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         assert function in functions, f"{file} has no {function}"
+
+
+def test_elsewhere_runs_tests_that_exist() -> None:
+    for path in {*elsewhere.QUICK, *elsewhere.NUMERICAL, *elsewhere.LOWEST_PATHS}:
+        assert (ROOT / path.partition("::")[0]).exists(), path
