@@ -62,7 +62,10 @@ class Person:
         return json.loads(done.stdout) if done.returncode == 0 else f"{done.returncode}: {done.stderr}"
 
     def surroundings(self) -> tuple[dict[str, tuple[object, ...]], list[str]]:
-        """What can be seen of the files that the attacks aim at, and of shared memory."""
+        """What can be seen of the files that the attacks aim at, and of shared memory.
+
+        Semaphores of multiprocessing (`sem.mp-…`) come and go with other tests.
+        """
         files = {path.name: (path.lstat(), path) for path in (self.root / "public").iterdir()}
         seen: dict[str, tuple[object, ...]] = {
             name: (
@@ -74,7 +77,7 @@ class Person:
             )
             for name, (s, path) in files.items()
         }
-        return seen, sorted(os.listdir("/dev/shm"))
+        return seen, sorted(name for name in os.listdir("/dev/shm") if not name.startswith("sem.mp-"))
 
     @functools.cached_property
     def unconfined(self) -> dict[str, str]:

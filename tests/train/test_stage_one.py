@@ -29,6 +29,7 @@ from wmtp.errors import WMTPError
 from wmtp.metrics import MetricsLog
 from wmtp.model.build import build_model
 from wmtp.storage import read_json
+from wmtp.tracking.tracker import mlflow_follower
 from wmtp.train.run import plan, train, train_critic
 from wmtp.train.signals import Stopped
 from wmtp.train.stage_one import critic_recipe, with_own_critic
@@ -195,9 +196,10 @@ def test_both_stages_are_tracked(recipe_of: Make, config: Config, tmp_path: Path
     pytest.importorskip("mlflow")
     tracked = config.model_copy(update={"mlflow": config.mlflow.model_copy(update={"enabled": True})})
     run = tmp_path / "runs" / "whole"
+    failing = recipe_of(**{"train.lr": 1e30, "train.max_bad_steps": 1})
     with pytest.raises(WMTPError, match="max_bad_steps"):
-        train(recipe_of(**{"train.lr": 1e30, "train.max_bad_steps": 1}), tracked, run)
-    train(recipe_of(), tracked, run)
+        train(failing, tracked, run, follow=mlflow_follower(tracked))
+    train(recipe_of(), tracked, run, follow=mlflow_follower(tracked))
     with closing(sqlite3.connect(tmp_path / "runs" / "mlflow.db")) as database:
         found = database.execute("SELECT name, status, run_uuid FROM runs").fetchall()
         auc = database.execute("SELECT run_uuid FROM metrics WHERE key = 'validation/auc'").fetchall()
