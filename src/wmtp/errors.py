@@ -1,5 +1,15 @@
 """The error that means: the user can put this right; and what other errors say in a line."""
 
+_SIGNS_OF_NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "alloc_failed",
+    "outofmemoryerror",
+)
+
 
 class WMTPError(ValueError):
     """A mistake in what was asked, as one line: what is wrong, where (file and key), what would be right.
@@ -24,20 +34,9 @@ def type_and_message(error: BaseException) -> str:
     return f"{type(error).__name__}: {joined_lines(error)}".strip().removesuffix(":")
 
 
-_SIGNS_OF_NO_MEMORY = (
-    "out of memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "not enough memory",
-    "bad_alloc",
-    "alloc_failed",
-)
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on the host or on a GPU (torch raises a RuntimeError), in Python or below it."""
     if isinstance(error, MemoryError):
         return True
     text = f"{type(error).__name__}: {error}".lower()
-    signs = (*_SIGNS_OF_NO_MEMORY, "outofmemoryerror")
-    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _SIGNS_OF_NO_MEMORY)

@@ -18,6 +18,7 @@ from transformers import (
 
 from wmtp.critic.rewards import check_rewards
 from wmtp.data.tokenizer import vocabulary_size
+from wmtp.environment import dtype_name
 from wmtp.errors import WMTPError, one_line
 from wmtp.model.loading import load_config, model_fingerprint
 from wmtp.progress import progress
@@ -68,9 +69,7 @@ def reward_model_rewards(
     positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
     _check_lengths(tokens, min(positions, tokenizer.model_max_length), location)
     digest = sha256_text(*(" ".join(map(str, ids)) for ids in tokens), f"padding {config.pad_token_id}")
-    header = RewardsHeader(
-        len(tokens), digest, model_fingerprint(location), str(dtype).removeprefix("torch.")
-    )
+    header = RewardsHeader(len(tokens), digest, model_fingerprint(location), dtype_name(dtype))
     directory = cache / "rewards" / sha256_text(header.model, header.dtype, header.tokens)[:16]
     rewards = _read(directory, header)
     if rewards is None:

@@ -10,6 +10,7 @@ from wmtp.data.tokenizer import decode_completion
 from wmtp.decode.batch import Stop
 from wmtp.decode.generate import generate
 from wmtp.decode.options import DecodeOptions
+from wmtp.environment import dtype_name
 from wmtp.evaluate.samples import Key, SampleFile
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.progress import Update, progress
@@ -97,7 +98,7 @@ class Generator:
             "tokens_per_forward": found.tokens_per_forward,
             "acceptance": found.acceptance,
             "same_as_greedy": same if greedy else None,
-            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "dtype": dtype_name(self.model.dtype),
         }
 
     def _text(self, tokens: Sequence[int]) -> str:

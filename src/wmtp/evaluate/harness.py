@@ -18,6 +18,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from wmtp.config import Config, Recipe
+from wmtp.environment import dtype_name
 from wmtp.errors import WMTPError, one_line
 from wmtp.evaluate.harness_model import MTPBackend
 from wmtp.evaluate.runner import trained_model
@@ -48,7 +49,7 @@ def evaluate_lm_eval(run: Path, recipe: Recipe, config: Config, tasks: Sequence[
     result = {
         "checkpoint": location.name,
         "lm_eval": version("lm_eval"),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": dtype_name(model.dtype),
         "limit": recipe.evaluate.limit,
         "tasks": run_tasks(backend, loaded, recipe.evaluate.limit),
     }

@@ -16,6 +16,7 @@ from wmtp.data.documents import documents_from
 from wmtp.data.loader import in_order
 from wmtp.data.targets import make_targets
 from wmtp.decode.batch import evaluation_mode
+from wmtp.environment import dtype_name
 from wmtp.errors import WMTPError
 from wmtp.evaluate.runner import trained_model
 from wmtp.layout import HEADS_FILE
@@ -66,7 +67,7 @@ def evaluate_heads(run: Path, recipe: Recipe, config: Config) -> dict[str, Any]:
         "checkpoint": location.name,
         "documents": len(dataset),
         "data": dataset.fingerprint,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": dtype_name(model.dtype),
         "heads": [asdict(each) for each in measured],
     }
     write_json(run / HEADS_FILE, result)

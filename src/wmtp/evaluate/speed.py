@@ -13,6 +13,7 @@ from wmtp.decode.batch import Generation
 from wmtp.decode.generate import Block, OnBlock, generate
 from wmtp.decode.options import DecodeOptions
 from wmtp.decode.ties import first_differences
+from wmtp.environment import dtype_name
 from wmtp.errors import WMTPError
 from wmtp.evaluate.prompts import prompts_of
 from wmtp.evaluate.runner import trained_model
@@ -92,7 +93,7 @@ def evaluate_speed(
         "protocol": settings.label,
         "prompts": len(prompts.ids),
         "max_new_tokens": settings.max_new_tokens,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": dtype_name(model.dtype),
         "device": str(model.device),
         "threads": torch.get_num_threads(),
         "measured": [asdict(each) for each in measured],

@@ -7,12 +7,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from wmtp.checkpoint import store as checkpoint
-from wmtp.config import Config, Recipe, to_yaml
+from wmtp.config import Config, DevicesConfig, Recipe, to_yaml
 from wmtp.critic.labels import labelled_documents, training_columns
 from wmtp.data.corpus import Data, load_data
 from wmtp.data.tokenizer_checks import check_as_exported
@@ -115,8 +114,7 @@ def train(
         _check_tokenizer(recipe, data)
         is_own = start is not None and start.path.resolve().is_relative_to(run.resolve())
         follower = follow(run, start.state["mlflow_run_id"] if start and is_own else None, fresh=not is_own)
-        environment = describe(kept.devices) | {"processes": world.size}
-        begin = cache(lambda: _begin(recipe, config, environment, data, run, world, stack, follower))
+        begin = cache(lambda: _begin(recipe, config, kept.devices, data, run, world, stack, follower))
         critic = None
         if "values" in scorer_needs(recipe) and recipe.critic.path is None:
             critic = learn_values(recipe, config, data, run / CRITIC, resume, world, begin, follow)
@@ -156,7 +154,7 @@ def train_critic(recipe: Recipe, config: Config, data: Data, run: Path, follow: 
 def _begin(
     recipe: Recipe,
     config: Config,
-    environment: dict[str, Any],
+    devices: DevicesConfig,
     data: Data,
     run: Path,
     world: World,
@@ -167,7 +165,7 @@ def _begin(
     if world.is_first:
         write_text(run / RECIPE_FILE, to_yaml(recipe))
         write_text(run / CONFIG_FILE, to_yaml(config))
-        write_json(run / ENVIRONMENT_FILE, environment)
+        write_json(run / ENVIRONMENT_FILE, describe(devices) | {"processes": world.size})
         write_json(run / DATA_FILE, data.summary())
         stack.enter_context(follower)
 
