@@ -26,9 +26,9 @@ from wmtp.data.tokenizer import encode
 from wmtp.decode.generate import generate
 from wmtp.decode.options import DecodeOptions
 from wmtp.environment import configure_torch
-from wmtp.evaluate.runner import trained_model
 from wmtp.model.export import next_token_model
 from wmtp.model.modeling import MTPForCausalLM
+from wmtp.run import Run
 from wmtp.train.run import train
 
 DEMO = Path(__file__).parents[1] / "recipes" / "demo.yaml"
@@ -95,7 +95,7 @@ def main() -> None:
     configure_torch(config.devices)
     with tempfile.TemporaryDirectory() as folder:
         run = arguments.run or _trained(recipe, config, Path(folder) / "run", arguments.steps)
-        work = _work(run, recipe, config, arguments.prompts)
+        work = _work(Run(run, recipe, config), arguments.prompts)
     results = [result for size in arguments.batch_sizes for result in _measure(work, size, arguments.rounds)]
     table = Table(
         "batch size", "way", "seconds", "ratio", "tokens/forward", "same tokens", title=_title(work)
@@ -120,14 +120,13 @@ def _trained(recipe: Recipe, config: Config, run: Path, steps: int) -> Path:
     return run
 
 
-def _work(run: Path, recipe: Recipe, config: Config, count: int) -> Work:
-    _, model, tokenizer = trained_model(run, config)
-    texts = [mbpp_style_prompt(row["text"]) for row in tinycode_corpus(recipe.data.tinycode).test[:count]]
+def _work(run: Run, count: int) -> Work:
+    rows = tinycode_corpus(run.recipe.data.tinycode).test[:count]
     return Work(
-        model.eval(),
-        encode(tokenizer, texts),
-        recipe.evaluate.settings.max_new_tokens,
-        int(tokenizer.eos_token_id),
+        run.model.eval(),
+        encode(run.tokenizer, [mbpp_style_prompt(row["text"]) for row in rows]),
+        run.recipe.evaluate.settings.max_new_tokens,
+        int(run.tokenizer.eos_token_id),
     )
 
 

@@ -44,6 +44,12 @@ def choose_dtype(devices: DevicesConfig, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if devices.precision == "bf16" else torch.float32
 
 
+def decoding_dtype(devices: DevicesConfig) -> torch.dtype:
+    """What models decode in: `devices.precision` on a GPU, float32 on a CPU."""
+    device = choose_device(devices)
+    return choose_dtype(devices, device) if device.type == "cuda" else torch.float32
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """As files and messages call it: bfloat16, float32."""
     return str(dtype).removeprefix("torch.")

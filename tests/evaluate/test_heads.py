@@ -19,6 +19,7 @@ from wmtp.decode.options import DecodeOptions
 from wmtp.errors import WMTPError
 from wmtp.evaluate.heads import HeadMeasures, evaluate_heads, measure_heads
 from wmtp.model.modeling import MTPForCausalLM
+from wmtp.run import Run
 from wmtp.train.run import train
 
 VOCABULARY = 11
@@ -174,7 +175,7 @@ def test_a_runs_heads_on_its_validation_data_are_those_of_its_training(
     recipe = make_recipe()
     run = Path("run")
     train(recipe, config, run, "never")
-    found = evaluate_heads(run, recipe, config)
+    found = evaluate_heads(Run(run, recipe, config))
     assert found == json.loads((run / "evaluation-heads.json").read_text())
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     last = [record for record in records if record["kind"] == "validation"][-1]

@@ -28,10 +28,11 @@ from wmtp.decode.options import DecodeOptions
 from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
 from wmtp.evaluate import judging
-from wmtp.evaluate.runner import evaluate, evaluate_run, evaluation_path, samples_path, trained_model
+from wmtp.evaluate.runner import evaluate, evaluate_run, evaluation_path, samples_path
 from wmtp.evaluate.samples import SampleFile
 from wmtp.evaluate.tasks import TASKS, Problem
 from wmtp.model.modeling import MTPForCausalLM
+from wmtp.run import Run as TrainedRun
 from wmtp.sandbox import Execution, Program, Verdict
 from wmtp.storage import sha256_file, sha256_text
 from wmtp.train.run import train
@@ -204,11 +205,11 @@ def test_a_run_of_a_gpu_is_evaluated_there(
     devices = config.devices.model_copy(update={"device": gpu_device, "precision": precision})
     config, recipe = config.model_copy(update={"devices": devices}), make_recipe(**TINYCODE)
     train(recipe, config, tmp_path / "run")
-    _, model, _ = trained_model(tmp_path / "run", config)
-    assert model.device.type == gpu_device
+    run = TrainedRun(tmp_path / "run", recipe, config)
+    assert run.model.device.type == gpu_device
     low = precision == "bf16" and gpu_device != "cpu"
-    assert model.dtype is (torch.bfloat16 if low else torch.float32)
-    result = evaluate_run(tmp_path / "run", recipe, config)
+    assert run.model.dtype is (torch.bfloat16 if low else torch.float32)
+    result = evaluate_run(run)
     assert sum(result["verdicts"].values()) == result["problems"] == 4
     if not low:  # in bf16, blocks of several tokens may round otherwise than single ones
         assert result["decoding"]["same_as_greedy"] == 4
@@ -371,7 +372,7 @@ def test_ctrl_c_says_how_to_go_on(
 def test_nobody_allowed_it(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path / "x", allow_code_execution=False)
     with pytest.raises(WMTPError, match=r"evaluate\.allow_code_execution"):
-        evaluate_run(tmp_path, recipe, Config())
+        evaluate_run(TrainedRun(tmp_path, recipe, Config()))
 
 
 TINYCODE: dict[str, Any] = {
@@ -393,8 +394,7 @@ def test_a_run_keeps_the_results_of_two_protocols_apart(
     write_lines: Write,
     functions: list[dict[str, str]],
 ) -> None:
-    run = tmp_path / "run"
-    train(make_recipe(**TINYCODE), config, run)
+    train(make_recipe(**TINYCODE), config, tmp_path / "run")
     data = write_lines("he.jsonl", functions)
     written = []
     threads = torch.get_num_threads()
@@ -403,15 +403,16 @@ def test_a_run_keeps_the_results_of_two_protocols_apart(
     for protocol in (None, "bigcode"):
         changes = {"task": "humaneval", "data": str(data), "protocol": protocol, "samples": 1, "k": [1]}
         recipe = make_recipe(**TINYCODE, **{f"evaluate.{key}": value for key, value in changes.items()})
-        result = evaluate_run(run, recipe, config)
+        run = TrainedRun(tmp_path / "run", recipe, config)
+        result = evaluate_run(run)
         assert result["checkpoint"] == "step-00000002"
-        assert json.loads(evaluation_path(run, recipe).read_text()) == json.loads(json.dumps(result))
-        assert len(lines_of(samples_path(run, recipe))) == 3
-        made_from = json.loads(samples_path(run, recipe).with_suffix(".json").read_text())["completions"]
-        manifest = run / "checkpoints" / result["checkpoint"] / MANIFEST
+        assert json.loads(evaluation_path(run).read_text()) == json.loads(json.dumps(result))
+        assert len(lines_of(samples_path(run))) == 3
+        made_from = json.loads(samples_path(run).with_suffix(".json").read_text())["completions"]
+        manifest = run.directory / "checkpoints" / result["checkpoint"] / MANIFEST
         assert made_from["checkpoint"] == f"{result['checkpoint']} {sha256_file(manifest)[:16]}"
         assert made_from["dtype"] == "float32"
-        written.append(evaluation_path(run, recipe).name)
+        written.append(evaluation_path(run).name)
     assert written == ["evaluation-humaneval.json", "evaluation-humaneval-bigcode.json"]
     assert torch.get_num_threads() == threads + 1
     torch.set_num_threads(threads)

@@ -23,6 +23,7 @@ from wmtp.evaluate import speed
 from wmtp.evaluate.speed import HeadAcceptance, measure_speed
 from wmtp.evaluate.tasks import Problem
 from wmtp.model.modeling import MTPForCausalLM
+from wmtp.run import Run
 from wmtp.sandbox import Program
 
 VOCABULARY = 4
@@ -197,12 +198,13 @@ def test_a_run_is_measured_up_to_its_tasks_stop_strings(
 ) -> None:
     tokenizer = _train(["a b c d"] * 3, 270)
     model = small_model(2, len(tokenizer))
-    monkeypatch.setattr(speed, "trained_model", lambda *_: (tmp_path, model, tokenizer))
     recipe = Recipe.model_validate({"evaluate": {"task": "listing:Listing", "max_new_tokens": 12}})
+    run = Run(tmp_path, recipe, Config())
+    vars(run).update(checkpoint=tmp_path, model=model, tokenizer=tokenizer)
 
     def measured(task: Listing) -> list[dict[str, Any]]:
         monkeypatch.setattr(speed, "TASKS", SimpleNamespace(create=lambda *_: task))
-        found: list[dict[str, Any]] = speed.evaluate_speed(tmp_path, recipe, Config(), [2], 1)["measured"]
+        found: list[dict[str, Any]] = speed.evaluate_speed(run, [2], 1)["measured"]
         return found
 
     texts = ["a b", "c"]

@@ -16,6 +16,7 @@ from wmtp.evaluate.runner import evaluation_conditions, evaluation_path, is_eval
 from wmtp.experiment.compare import _Shared, choose_arms, compare
 from wmtp.experiment.results import Comparison, read_comparison, read_heatmap, write_comparison
 from wmtp.metrics import MetricsLog
+from wmtp.run import Run
 
 TINY = """
 name: tiny
@@ -130,22 +131,22 @@ def test_an_evaluation_under_other_conditions_is_not_taken(
     changes: dict[str, Any], finished: Finished
 ) -> None:
     recipe, config, _, directory = finished
-    run = directory / "arms" / "uniform" / "seed-0"
+    place = directory / "arms" / "uniform" / "seed-0"
     own, other = recipe, override(recipe, changes, "test")
-    assert is_evaluated(run, own, evaluation_conditions(own, config.devices))
-    assert not is_evaluated(run, other, evaluation_conditions(other, config.devices))
+    assert is_evaluated(Run(place, own, config), evaluation_conditions(own, config.devices))
+    assert not is_evaluated(Run(place, other, config), evaluation_conditions(other, config.devices))
 
 
 def test_an_evaluation_of_another_checkpoint_is_not_taken(finished: Finished, tmp_path: Path) -> None:
     recipe, config, _, directory = finished
     conditions = evaluation_conditions(recipe, config.devices)
     arms = directory / "arms"
-    run = tmp_path / "run"
-    shutil.copytree(arms / "uniform" / "seed-0", run)
-    assert is_evaluated(run, recipe, conditions)
-    shutil.rmtree(run / "checkpoints")
-    shutil.copytree(arms / "rho1" / "seed-0" / "checkpoints", run / "checkpoints")
-    assert not is_evaluated(run, recipe, conditions)
+    run = Run(tmp_path / "run", recipe, config)
+    shutil.copytree(arms / "uniform" / "seed-0", run.directory)
+    assert is_evaluated(run, conditions)
+    shutil.rmtree(run.directory / "checkpoints")
+    shutil.copytree(arms / "rho1" / "seed-0" / "checkpoints", run.directory / "checkpoints")
+    assert not is_evaluated(run, conditions)
 
 
 def test_a_comparison_with_other_settings_evaluates_again(finished: Finished) -> None:
@@ -177,7 +178,7 @@ def test_arms_that_are_evaluated_otherwise_are_refused_before_they_are_trained(f
 def test_results_that_changed_meanwhile_are_not_paired(finished: Finished) -> None:
     """Somebody evaluates a run of an arm that is done, elsewhere, while the others are worked on."""
     recipe, config, _, directory = finished
-    path = evaluation_path(directory / "arms" / "uniform" / "seed-0", recipe)
+    path = evaluation_path(Run(directory / "arms" / "uniform" / "seed-0", recipe, config))
     content = path.read_text()
 
     def meddle(line: str) -> None:

@@ -1,6 +1,7 @@
 """`wmtp score --diagnose` against counting by hand, and what it cannot say."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,14 +10,15 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from wmtp.config import Config, Mode, Recipe, load, override
+from wmtp.config import Mode, Recipe, load, override
 from wmtp.data.corpus import Data, load_data
 from wmtp.data.loader import pack
 from wmtp.data.targets import shift_left
 from wmtp.errors import WMTPError
 from wmtp.experiment import diagnose as module
 from wmtp.experiment.diagnose import Diagnosis, diagnose
-from wmtp.experiment.samples import inspect_document
+from wmtp.experiment.weighted_documents import inspect_document
+from wmtp.run import Run
 from wmtp.train.run import train
 from wmtp.weighting.scorers.base import ScoreInputs, Scorer
 
@@ -82,7 +84,6 @@ class Broken(Knowing):
 BY_TOKEN, BY_PLACE, KNOWING, DECEIVED, BROKEN = (
     f"{__name__}:{c.__name__}" for c in (ByToken, ByPlace, Knowing, Deceived, Broken)
 )
-Run = tuple[Recipe, Config, Path]
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         folder / "tiny.yaml", None, [f"paths.cache={folder}/cache", "devices.precision=fp32"]
     )
     train(recipe, config, folder / "run")
-    return recipe, config, folder / "run"
+    return Run(folder / "run", recipe, config)
 
 
 def by_hand(data: Data, recipe: Recipe) -> list[tuple[int, int, int, str, bool, int, float, float]]:
@@ -147,12 +148,11 @@ def chance(planted: np.ndarray, others: np.ndarray) -> float:
 def test_the_numbers_are_those_of_counting(
     changes: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe, config, directory = run
-    recipe = override(recipe, changes, "test")
+    recipe = override(run.recipe, changes, "test")
     monkeypatch.setattr(module, "DOCUMENTS", 30)
-    found, reasons = diagnose(recipe, config, directory, [BY_TOKEN, BY_PLACE])
+    found, reasons = diagnose(replace(run, recipe=recipe), [BY_TOKEN, BY_PLACE])
     assert not reasons
-    entries = by_hand(load_data(recipe, Path(config.paths.cache)), recipe)
+    entries = by_hand(load_data(recipe, Path(run.config.paths.cache)), recipe)
     steps, documents, _, kinds, first, heads, *scores = map(np.array, zip(*entries, strict=True))
     planted = kinds != ""
     assert 25 < documents.max() < 30
@@ -187,10 +187,9 @@ def test_the_numbers_are_those_of_counting(
 
 
 def test_a_scorer_that_knows_one_that_errs_and_one_without_opinion(run: Run) -> None:
-    recipe, config, directory = run
-    data = load_data(recipe, Path(config.paths.cache))
-    Knowing.keys = [key for _, _, key, kind, *_ in by_hand(data, recipe) if kind]
-    (knowing, deceived, uniform), _ = diagnose(recipe, config, directory, [KNOWING, DECEIVED, "uniform"])
+    data = load_data(run.recipe, Path(run.config.paths.cache))
+    Knowing.keys = [key for _, _, key, kind, *_ in by_hand(data, run.recipe) if kind]
+    (knowing, deceived, uniform), _ = diagnose(run, [KNOWING, DECEIVED, "uniform"])
     assert knowing.auc == [1, 1, 1]
     assert knowing.planted is not None
     assert knowing.planted < 0.3
@@ -204,8 +203,7 @@ def test_a_scorer_that_knows_one_that_errs_and_one_without_opinion(run: Run) -> 
 
 
 def test_all_that_can_be_asked_and_why_the_others_cannot(run: Run) -> None:
-    recipe, config, directory = run
-    found, reasons = diagnose(recipe, config, directory, None)
+    found, reasons = diagnose(run, None)
     assert [d.scorer for d in found] == ["entropy-v1", "grad-norm-v1"]
     assert reasons.keys() == {
         "rho1-excess-v1",
@@ -223,7 +221,7 @@ def test_all_that_can_be_asked_and_why_the_others_cannot(run: Run) -> None:
         assert len(diagnosis.auc) == 3
         assert all(value is not None and 0 < value < 1 for value in diagnosis.auc)
         assert diagnosis.correlation.keys() == {d.scorer for d in found} - {diagnosis.scorer}
-    written = json.loads((directory / "diagnosis.json").read_text())
+    written = json.loads((run.directory / "diagnosis.json").read_text())
     assert written["not_asked"] == reasons
     assert [Diagnosis(**one) for one in written["found"]] == found
 
@@ -237,25 +235,22 @@ def test_all_that_can_be_asked_and_why_the_others_cannot(run: Run) -> None:
     ],
 )
 def test_a_named_scorer_that_cannot_be_asked_is_an_error(scorer: str, expected: str, run: Run) -> None:
-    recipe, config, directory = run
     with pytest.raises(WMTPError, match=expected):
-        diagnose(recipe, config, directory, ["entropy-v1", scorer])
+        diagnose(run, ["entropy-v1", scorer])
 
 
 def test_data_without_planted_errors_says_so(run: Run, sums: Path) -> None:
-    recipe, config, directory = run
-    clean = override(recipe, {"data.tinycode.noise": 0.0}, "test")
+    clean = override(run.recipe, {"data.tinycode.noise": 0.0}, "test")
     with pytest.raises(WMTPError, match=r"the first 60 training documents hold no planted error$"):
-        diagnose(clean, config, directory, None)
+        diagnose(replace(run, recipe=clean), None)
     fields = {"text": None, "prompt": "prompt", "completion": "completion"}
-    other = override(recipe, {"data.source": str(sums), "data.fields": fields}, "test")
+    other = override(run.recipe, {"data.source": str(sums), "data.fields": fields}, "test")
     with pytest.raises(WMTPError, match=r"the rows have no error_spans; tinycode has them$"):
-        diagnose(other, config, directory, None)
+        diagnose(replace(run, recipe=other), None)
 
 
 def test_weights_are_those_of_the_end_of_training(run: Run) -> None:
     """What a scorer has learnt counts, and where a schedule has led."""
-    recipe, config, directory = run
     changes = {
         "train.scorer": "learned-v1",
         "train.steps": 8,
@@ -263,13 +258,14 @@ def test_weights_are_those_of_the_end_of_training(run: Run) -> None:
         "learned.lr": 0.3,
         "loss.schedule.lambda": {"start": 0.0, "end": 1.0},
     }
-    recipe = override(recipe, changes, "test")
-    train(recipe, config, directory.parent / "learned")
-    (found,), _ = diagnose(recipe, config, directory.parent / "learned", ["learned-v1"])
+    recipe = override(run.recipe, changes, "test")
+    learned = Run(run.directory.parent / "learned", recipe, run.config)
+    train(recipe, run.config, learned.directory)
+    (found,), _ = diagnose(learned, ["learned-v1"])
     assert found.auc[0] != 0.5
-    shown = inspect_document(directory.parent / "learned", recipe, config, None, 0)
+    shown = inspect_document(learned, None, 0)
     weights = [w for w in shown.weights["learned-v1"] if w is not None]
     assert max(weights) - min(weights) > 0.01
     # In a run that was not trained with it, it has learnt nothing.
-    (found,), _ = diagnose(recipe, config, directory, ["learned-v1"])
+    (found,), _ = diagnose(replace(run, recipe=recipe), ["learned-v1"])
     assert found.auc == [0.5, 0.5, 0.5]

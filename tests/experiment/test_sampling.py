@@ -14,9 +14,9 @@ from wmtp.data.tokenizer import encode
 from wmtp.decode.generate import generate
 from wmtp.decode.options import DecodeOptions
 from wmtp.errors import WMTPError
-from wmtp.evaluate.runner import trained_model
 from wmtp.evaluate.samples import Key, SampleFile
 from wmtp.experiment.sampling import sample_answers
+from wmtp.run import Run
 from wmtp.train.run import train
 
 TINYCODE: dict[str, Any] = {
@@ -38,7 +38,7 @@ TINYCODE: dict[str, Any] = {
 
 def sampled(run: Path, recipe: Recipe, config: Config, output: Path, **options: Any) -> list[dict[str, Any]]:
     wanted = {"per_prompt": 3, "temperature": 1.0, "limit": 4} | options
-    count = sample_answers(run, recipe, config, output, **wanted)
+    count = sample_answers(Run(run, recipe, config), output, **wanted)
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert len(lines) == count
     return lines
@@ -59,9 +59,10 @@ def test_groups_of_completions_with_the_tests_of_their_prompt(
     assert all(line["test_list"] == tests[line["prompt"]] for line in lines)
     assert "is_correct" not in lines[0]
     assert len({line["completion"] for line in lines[:3]}) > 1
-    _, model, tokenizer = trained_model(run, config)
+    opened = Run.open(run)
+    tokenizer = opened.tokenizer
     alone = generate(
-        model,
+        opened.model,
         encode(tokenizer, [prompts[0]] * 3),
         DecodeOptions(12, {int(tokenizer.eos_token_id)}, temperature=1.0, seed=recipe.seed),
     )

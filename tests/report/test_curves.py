@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wmtp.records import Metrics, MetricsRecord
 from wmtp.report.curves import head_series, series, thinned, validation_band
-from wmtp.report.runs import Metrics, MetricsRecord
 
 
 def record(step: int, ce: list[float | None], speed: float = 1.0, kind: str = "validation") -> MetricsRecord:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wmtp.records import Metrics, MetricsRecord
 from wmtp.report import figures
 from wmtp.report.curves import validation_band
-from wmtp.report.runs import Metrics, MetricsRecord
 from wmtp.report.svg import STYLE, compact, new_figure, swatch_symbols, to_svg
 
 

@@ -1,8 +1,8 @@
 import pytest
 
 from wmtp.errors import WMTPError
+from wmtp.records import Evaluation, ProblemResult
 from wmtp.report.groups import grouped
-from wmtp.report.runs import Evaluation, ProblemResult
 
 
 def evaluation(passed: list[int], samples: int = 2, *, known: bool = True, prefix: str = "t") -> Evaluation:

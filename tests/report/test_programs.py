@@ -1,5 +1,5 @@
+from wmtp.records import Sample
 from wmtp.report.programs import MAX_COMPLETION, shown_problems
-from wmtp.report.runs import Sample
 
 
 def samples(verdicts: str, completion: str = "pass") -> list[Sample]:

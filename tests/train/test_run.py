@@ -23,7 +23,7 @@ from wmtp.data.loader import Batch, Loader
 from wmtp.distributed.world import World
 from wmtp.errors import WMTPError
 from wmtp.metrics import MetricsLog
-from wmtp.model.loading import load_learner
+from wmtp.model.loading import load_causal_lm
 from wmtp.train.module import WeightedMTP
 from wmtp.train.resume import Start, keep_precision, note_extension
 from wmtp.train.run import plan, train, write_reference_scores
@@ -78,7 +78,7 @@ def test_a_run_directory_holds_what_it_should(make_recipe: Make, config: Config,
     assert losses[-1] < losses[0]
     assert [c.name for c in checkpoint.checkpoints(run)] == ["step-00000003", "step-00000006"]
     assert (run / "checkpoints" / "latest").resolve() == last.resolve()
-    assert load_learner(last).config.heads == 3
+    assert load_causal_lm(str(last), "last").config.heads == 3
 
 
 @pytest.mark.parametrize(
@@ -464,7 +464,7 @@ def test_a_run_starts_from_another_runs_weights(make_recipe: Make, config: Confi
     last = train(make_recipe(), config, tmp_path / "first")
     recipe = make_recipe(**{"model.base_id": str(tmp_path / "first"), "train.lr": 1e-9})
     again = train(recipe, config, tmp_path / "second")
-    before, after = (dict(load_learner(at).named_parameters()) for at in (last, again))
+    before, after = (dict(load_causal_lm(str(at), "run").named_parameters()) for at in (last, again))
     assert before.keys() == after.keys()
     for name, parameter in before.items():
         torch.testing.assert_close(after[name], parameter, rtol=0, atol=1e-7)

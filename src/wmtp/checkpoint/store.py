@@ -65,13 +65,13 @@ def digests(checkpoint: Path) -> dict[str, str]:
     return files
 
 
-def verify(checkpoint: Path, group: ProcessGroup | None = None) -> None:
-    """Compare every file with the manifest; the ranks share the work.
+def verify(checkpoint: Path, group: ProcessGroup | None = None, *, without: Part | None = None) -> None:
+    """Compare every file, or all but those of a part, with the manifest; the ranks share the work.
 
     Raises:
         WMTPError: not a checkpoint of this format, or damaged; every rank raises it.
     """
-    reason = _objection(checkpoint, group)
+    reason = _objection(checkpoint, group, without)
     if reason is not None:
         advice = "; take another checkpoint" if reason.startswith("damaged") else ""
         raise WMTPError(f"{checkpoint}: {reason}{advice}")
@@ -162,18 +162,19 @@ def recover(run: Path) -> None:
         raise WMTPError(f"{folder}: what an interrupted save left cannot be cleared up: {error}") from error
 
 
-def _objection(checkpoint: Path, group: ProcessGroup | None) -> str | None:
+def _objection(checkpoint: Path, group: ProcessGroup | None, without: Part | None = None) -> str | None:
     """What is wrong with a checkpoint, the same on every rank; None if nothing is."""
-    found = agree(lambda: _objection_to_share(checkpoint, rank(group), world_size(group)), group)
+    found = agree(lambda: _objection_to_share(checkpoint, rank(group), world_size(group), without), group)
     return next((reason for reason in found if reason is not None), None)
 
 
-def _objection_to_share(checkpoint: Path, share: int, shares: int) -> str | None:
+def _objection_to_share(checkpoint: Path, share: int, shares: int, without: Part | None) -> str | None:
     try:
         expected = digests(checkpoint)
     except WMTPError as error:
         return str(error).removeprefix(f"{checkpoint}: ")
-    for name in sorted(expected)[share::shares]:
+    names = sorted(name for name in expected if not name.startswith(f"{without}/"))
+    for name in names[share::shares]:
         try:
             if sha256_file(checkpoint / name) != expected[name]:
                 return f"damaged: {name} is not what was saved"

@@ -12,14 +12,14 @@ from wmtp.cli.options import (
     Overrides,
     RunFolder,
     consent_overrides,
-    load_run,
+    open_run,
     show_next,
     track,
 )
 from wmtp.errors import WMTPError
 
 if TYPE_CHECKING:
-    from wmtp.config import Config, Recipe
+    from wmtp.run import Run
 
 
 def evaluate(
@@ -66,23 +66,22 @@ def evaluate(
         raise WMTPError("--k: goes with --samples; else set evaluate.k")
     if run is None:
         raise WMTPError("evaluate: name a run, or a file of completions with --samples")
-    directory = Path(run)
     changes = [*_other_task(task), *(overrides or [])]
-    found, environment = load_run(directory, changes, config, allow_code_execution)
+    opened = open_run(Path(run), changes, config, allow_code_execution)
     if measures:
         if heads:
-            _measure_heads(directory, found, environment)
+            _measure_heads(opened)
         if speed:
-            _measure_speed(directory, found, environment, batch_sizes, repeats or 3)
+            _measure_speed(opened, batch_sizes, repeats or 3)
         if lm_eval is not None:
-            _run_lm_eval(directory, found, environment, lm_eval)
-        track(directory, environment)
+            _run_lm_eval(opened, lm_eval)
+        track(opened.directory, opened.config)
         show_next(f"wmtp report {run}")
         return
     from wmtp.evaluate.runner import evaluate_run
 
-    console().print(evaluation_table(evaluate_run(directory, found, environment)))
-    track(directory, environment)
+    console().print(evaluation_table(evaluate_run(opened)))
+    track(opened.directory, opened.config)
     is_own_task = not any(change.startswith("evaluate.task=") for change in changes)
     show_next(f"wmtp report {run}", *([f"wmtp generate {run} --problem 0"] if is_own_task else []))
 
@@ -100,12 +99,12 @@ def generate(
     """Continue a prompt, live: accepted drafts of the extra heads in colour, refused ones struck out."""
     from wmtp.cli.console import console
 
-    found, environment = load_run(run, None, config)
+    opened = open_run(run, None, config)
     from wmtp.cli.generation import show_generation
     from wmtp.decode.options import DecodeOptions
 
     options = DecodeOptions(max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, heads=None)
-    show_generation(console(), run, found, environment, prompt, problem, options)
+    show_generation(console(), opened, prompt, problem, options)
 
 
 def _other_task(task: str | None) -> list[str]:
@@ -149,28 +148,25 @@ def _whole_numbers(option: str, text: str) -> list[int]:
     return numbers
 
 
-def _measure_heads(run: Path, recipe: "Recipe", config: "Config") -> None:
+def _measure_heads(run: "Run") -> None:
     from wmtp.cli.console import console
     from wmtp.evaluate.heads import evaluate_heads
     from wmtp.report.measures import for_terminal, heads_table
 
-    console().print(for_terminal(heads_table(evaluate_heads(run, recipe, config))))
+    console().print(for_terminal(heads_table(evaluate_heads(run))))
 
 
-def _measure_speed(
-    run: Path, recipe: "Recipe", config: "Config", batch_sizes: str | None, repeats: int
-) -> None:
+def _measure_speed(run: "Run", batch_sizes: str | None, repeats: int) -> None:
     from wmtp.cli.console import console
     from wmtp.evaluate.speed import evaluate_speed
     from wmtp.report.measures import for_terminal, speed_table
 
-    sizes = (
-        [recipe.evaluate.batch_size] if batch_sizes is None else _whole_numbers("--batch-sizes", batch_sizes)
-    )
-    console().print(for_terminal(speed_table(evaluate_speed(run, recipe, config, sizes, repeats))))
+    own = run.recipe.evaluate.batch_size
+    sizes = [own] if batch_sizes is None else _whole_numbers("--batch-sizes", batch_sizes)
+    console().print(for_terminal(speed_table(evaluate_speed(run, sizes, repeats))))
 
 
-def _run_lm_eval(run: Path, recipe: "Recipe", config: "Config", tasks: str) -> None:
+def _run_lm_eval(run: "Run", tasks: str) -> None:
     from importlib.util import find_spec
 
     from wmtp.cli.console import console
@@ -180,4 +176,4 @@ def _run_lm_eval(run: Path, recipe: "Recipe", config: "Config", tasks: str) -> N
         raise WMTPError("--lm-eval: lm_eval is not installed; pip install 'wmtp[lm-eval]'")
     from wmtp.evaluate.harness import evaluate_lm_eval
 
-    console().print(for_terminal(lm_eval_table(evaluate_lm_eval(run, recipe, config, tasks.split(",")))))
+    console().print(for_terminal(lm_eval_table(evaluate_lm_eval(run, tasks.split(",")))))

@@ -3,13 +3,12 @@
 import sys
 from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 from transformers import PreTrainedTokenizerFast
 
-from wmtp.config import Config, Recipe
+from wmtp.config import Recipe
 from wmtp.data.tokenizer import decode_completion, encode_prompts
 from wmtp.decode.batch import Generation
 from wmtp.decode.ends import end_tokens
@@ -17,20 +16,14 @@ from wmtp.decode.generate import Block, generate
 from wmtp.decode.options import DecodeOptions
 from wmtp.decode.stopping import INCOMPLETE
 from wmtp.errors import WMTPError
-from wmtp.evaluate.runner import trained_model
 from wmtp.evaluate.tasks import TASKS, problems_of
+from wmtp.run import Run
 
 PROMPT, ACCEPTED, REFUSED, OWN = "dim", "bold green", "strike red", ""
 
 
 def show_generation(
-    console: Console,
-    run: Path,
-    recipe: Recipe,
-    config: Config,
-    prompt: str | None,
-    problem: int | None,
-    options: DecodeOptions,
+    console: Console, run: Run, prompt: str | None, problem: int | None, options: DecodeOptions
 ) -> None:
     """What `wmtp generate` prints: the prompt, its continuation as it comes, and what drafting saved.
 
@@ -41,8 +34,8 @@ def show_generation(
         WMTPError: neither or both of prompt and problem, a problem that the task lacks, or a prompt that is empty or
             too long.
     """
-    text = _prompt(recipe, prompt, problem)
-    _, model, tokenizer = trained_model(run, config)
+    text = _prompt(run.recipe, prompt, problem)
+    model, tokenizer = run.model, run.tokenizer
     prompts = encode_prompts(tokenizer, [text])
     ends = end_tokens(model, tokenizer)
     stream = BlockStream(console, tokenizer, ends, text)

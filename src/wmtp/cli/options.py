@@ -5,12 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wmtp.errors import WMTPError
-from wmtp.layout import CONFIG_FILE, RECIPE_FILE
-
 if TYPE_CHECKING:
     from wmtp.config import Config, Recipe
     from wmtp.experiment.results import Comparison
+    from wmtp.run import Run
 
 RecipeFile = Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped recipe.")]
 RunFolder = Annotated[Path, typer.Argument(help="Run directory.")]
@@ -29,15 +27,12 @@ def load_recipe(
     return load(find_recipe(recipe), config, [*(overrides or []), *consent_overrides(consent)])
 
 
-def load_run(
-    run: Path, overrides: list[str] | None, config: Path | None, consent: bool = False
-) -> "tuple[Recipe, Config]":
-    from wmtp.config import load
+def open_run(
+    directory: Path, overrides: list[str] | None, config: Path | None, consent: bool = False
+) -> "Run":
+    from wmtp.run import Run
 
-    if not (run / RECIPE_FILE).exists():
-        raise WMTPError(f"{run}: not a run directory (no recipe.yaml)")
-    saved = run / CONFIG_FILE
-    return load(run / RECIPE_FILE, config or saved, [*(overrides or []), *consent_overrides(consent)])
+    return Run.open(directory, [*(overrides or []), *consent_overrides(consent)], config)
 
 
 def consent_overrides(given: bool) -> list[str]:

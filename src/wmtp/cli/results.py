@@ -11,7 +11,7 @@ from wmtp.cli.options import (
     Overrides,
     RunFolder,
     RunOrComparison,
-    load_run,
+    open_run,
     show_next,
     show_next_of_comparison,
     track,
@@ -34,10 +34,10 @@ def inspect(
     from wmtp.report.terminal import render_token_weights, weight_legend
 
     changes = [*(overrides or []), *([f"train.scorer={scorer}"] if scorer else [])]
-    found, environment = load_run(run, changes, config)
-    from wmtp.experiment.samples import inspect_document
+    opened = open_run(run, changes, config)
+    from wmtp.experiment.weighted_documents import inspect_document
 
-    shown = inspect_document(run, found, environment, text, sample)
+    shown = inspect_document(opened, text, sample)
     arm = next(iter(shown.weights))
     console().print(render_token_weights(shown, arm), weight_legend(), sep="\n\n")
     if html is not None:
@@ -57,7 +57,7 @@ def report(directory: RunOrComparison) -> None:
     print(write_comparison_report(directory) if is_comparison else write_run_report(directory))
     if not (directory / RECIPE_FILE).exists():
         return
-    track(directory, load_run(directory, None, None)[1])
+    track(directory, open_run(directory, None, None).config)
     if is_comparison:
         show_next_of_comparison(directory, read_comparison(directory))
     else:
@@ -80,10 +80,10 @@ def export(
 
 def mlflow(directory: RunOrComparison, config: ConfigFile = None) -> None:
     """Deliver to MLflow what a run or a comparison has recorded and MLflow does not have yet."""
-    _, environment = load_run(directory, None, config)
+    opened = open_run(directory, None, config)
     from wmtp.tracking.deliver import deliver_all
 
-    print(deliver_all(directory, environment, print))
+    print(deliver_all(directory, opened.config, print))
 
 
 def register(
@@ -93,12 +93,12 @@ def register(
     config: ConfigFile = None,
 ) -> None:
     """Register a model in MLflow; a comparison's best arm becomes champion if it beats the present one."""
-    _, environment = load_run(directory, None, config)
+    opened = open_run(directory, None, config)
     from wmtp.experiment.model_registry import register as register_model
     from wmtp.model.export import export_run
 
     export = partial(export_run, next_token_only=True)
-    print(register_model(directory, name, environment, export, force=force))
+    print(register_model(directory, name, opened.config, export, force=force))
 
 
 def list_names(

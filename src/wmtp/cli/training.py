@@ -13,7 +13,7 @@ from wmtp.cli.options import (
     RecipeFile,
     RunFolder,
     load_recipe,
-    load_run,
+    open_run,
     show_next,
     show_next_of_comparison,
     track,
@@ -116,12 +116,10 @@ def sample(
     config: ConfigFile = None,
 ) -> None:
     """Write several completions of each training prompt, for scorers and critics that compare answers."""
-    found, environment = load_run(run, overrides, config)
+    opened = open_run(run, overrides, config)
     from wmtp.experiment.sampling import sample_answers
 
-    count = sample_answers(
-        run, found, environment, output, per_prompt=per_prompt, temperature=temperature, limit=limit
-    )
+    count = sample_answers(opened, output, per_prompt=per_prompt, temperature=temperature, limit=limit)
     print(f"sampled {count:,} completions: {output}")
     show_next(
         f"wmtp train {run / 'recipe.yaml'} name=grpo train.scorer=grpo-v1 data.source={output} data.validation=0.05 "
@@ -173,10 +171,10 @@ def _dry_run(recipe: "Recipe", config: "Config") -> None:
 def _diagnose(run: Path, overrides: list[str] | None, scorers: str | None, config: Path | None) -> None:
     from wmtp.cli.console import console, diagnosis_table
 
-    found, environment = load_run(run, overrides, config)
+    opened = open_run(run, overrides, config)
     from wmtp.experiment.diagnose import diagnose
 
-    diagnoses, reasons = diagnose(found, environment, run, scorers.split(",") if scorers else None)
+    diagnoses, reasons = diagnose(opened, scorers.split(",") if scorers else None)
     console().print(diagnosis_table(diagnoses))
     for name, reason in reasons.items():
         print(f"not asked: {name}: {reason}")

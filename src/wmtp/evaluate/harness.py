@@ -17,18 +17,17 @@ from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from wmtp.config import Config, Recipe
 from wmtp.environment import dtype_name
 from wmtp.errors import WMTPError, one_line
 from wmtp.evaluate.harness_model import MTPBackend
-from wmtp.evaluate.runner import trained_model
 from wmtp.layout import LM_EVAL_FILE
 from wmtp.progress import working
 from wmtp.registry import did_you_mean
+from wmtp.run import Run
 from wmtp.storage import check_can_write, sha256_text, write_json
 
 
-def evaluate_lm_eval(run: Path, recipe: Recipe, config: Config, tasks: Sequence[str]) -> dict[str, Any]:
+def evaluate_lm_eval(run: Run, tasks: Sequence[str]) -> dict[str, Any]:
     """Run tasks of lm-evaluation-harness on a run's newest checkpoint; writes `evaluation-lm-eval.json`.
 
     `evaluate.limit` limits the documents of each task, `evaluate.batch_size` is kept, and
@@ -40,20 +39,21 @@ def evaluate_lm_eval(run: Path, recipe: Recipe, config: Config, tasks: Sequence[
     Raises:
         WMTPError: an unknown task, one whose data cannot be loaded, or one that runs code without consent.
     """
-    check_can_write(run / LM_EVAL_FILE)
-    location, model, tokenizer = trained_model(run, config)
+    path, recipe = run.directory / LM_EVAL_FILE, run.recipe
+    check_can_write(path)
+    model = run.model
     with working("index the tasks of lm-eval"):
         manager = TaskManager()
     loaded = load_tasks(manager, tasks, allow_code=recipe.evaluate.allow_code_execution)
-    backend = MTPBackend(model, tokenizer, batch_size=recipe.evaluate.batch_size, seed=recipe.seed)
+    backend = MTPBackend(model, run.tokenizer, batch_size=recipe.evaluate.batch_size, seed=recipe.seed)
     result = {
-        "checkpoint": location.name,
+        "checkpoint": run.checkpoint.name,
         "lm_eval": version("lm_eval"),
         "dtype": dtype_name(model.dtype),
         "limit": recipe.evaluate.limit,
         "tasks": run_tasks(backend, loaded, recipe.evaluate.limit),
     }
-    write_json(run / LM_EVAL_FILE, result)
+    write_json(path, result)
     return result
 
 

@@ -13,7 +13,6 @@ from lm_eval.defaults import DEFAULT_MAX_GEN_TOKS
 from lm_eval.models.utils import normalize_gen_kwargs
 from transformers import PreTrainedTokenizerFast
 
-from wmtp.config import load
 from wmtp.data.tokenizer import decode_completion, document_start, encode, encode_prompts
 from wmtp.decode.batch import evaluation_mode
 from wmtp.decode.ends import end_tokens
@@ -21,11 +20,10 @@ from wmtp.decode.generate import generate
 from wmtp.decode.options import DecodeOptions
 from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
-from wmtp.evaluate.runner import trained_model
-from wmtp.layout import CONFIG_FILE, RECIPE_FILE
 from wmtp.loss.chunked import chunks, cross_entropy_
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.progress import counting, progress
+from wmtp.run import Run
 
 CHUNK = 512
 """Positions whose logits are in memory at a time."""
@@ -89,10 +87,9 @@ class MTPBackend(TemplateLM):
         size = str(given.get("batch_size", 64))
         if not size.isdecimal() or int(size) == 0:
             raise WMTPError(f"batch_size {size!r}: should be a number above 0")
-        run = Path(str(given["run"]))
         device = [f"devices.device={given['device']}"] if "device" in given else []
-        _, model, tokenizer = trained_model(run, load(run / RECIPE_FILE, run / CONFIG_FILE, device)[1])
-        return cls(model, tokenizer, batch_size=int(size), seed=int(given.get("seed", 0)))
+        run = Run.open(Path(str(given["run"])), device)
+        return cls(run.model, run.tokenizer, batch_size=int(size), seed=int(given.get("seed", 0)))
 
     @property
     def eot_token_id(self) -> int:

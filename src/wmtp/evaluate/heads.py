@@ -2,14 +2,13 @@
 
 import math
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from wmtp.config import Config, Recipe
+from wmtp.config import Recipe
 from wmtp.data.corpus import load_rows
 from wmtp.data.dataset import TokenDataset, tokenise
 from wmtp.data.documents import documents_from
@@ -18,12 +17,12 @@ from wmtp.data.targets import make_targets
 from wmtp.decode.batch import evaluation_mode
 from wmtp.environment import dtype_name
 from wmtp.errors import WMTPError
-from wmtp.evaluate.runner import trained_model
 from wmtp.layout import HEADS_FILE
 from wmtp.loss.chunked import chunks, cross_entropy_
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.model.packed import packed_trunk
 from wmtp.progress import progress
+from wmtp.run import Run
 from wmtp.storage import check_can_write, write_json
 
 TOP = 5
@@ -51,26 +50,26 @@ class HeadMeasures:
     perplexity: float | None
 
 
-def evaluate_heads(run: Path, recipe: Recipe, config: Config) -> dict[str, Any]:
+def evaluate_heads(run: Run) -> dict[str, Any]:
     """Measure the heads of a run's newest checkpoint on its validation data; writes `evaluation-heads.json`."""
-    check_can_write(run / HEADS_FILE)
-    location, model, tokenizer = trained_model(run, config)
-    dataset = validation_documents(recipe, tokenizer)
+    path, recipe = run.directory / HEADS_FILE, run.recipe
+    check_can_write(path)
+    dataset = validation_documents(recipe, run.tokenizer)
     measured = measure_heads(
-        model,
+        run.model,
         dataset,
         sequence_length=recipe.data.sequence_length,
         batch_size=recipe.train.rows_at_once,
         chunk_size=recipe.loss.chunk_size,
     )
     result = {
-        "checkpoint": location.name,
+        "checkpoint": run.checkpoint.name,
         "documents": len(dataset),
         "data": dataset.fingerprint,
-        "dtype": dtype_name(model.dtype),
+        "dtype": dtype_name(run.model.dtype),
         "heads": [asdict(each) for each in measured],
     }
-    write_json(run / HEADS_FILE, result)
+    write_json(path, result)
     return result
 
 

@@ -6,15 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerFast
 
-from wmtp.checkpoint import store as checkpoint
-from wmtp.config import Config, DevicesConfig, EvaluateConfig, Recipe
+from wmtp.checkpoint.store import MANIFEST, resolve_model
+from wmtp.config import DevicesConfig, Recipe
 from wmtp.config.protocols import Protocol, result_name
-from wmtp.data.tokenizer import load_tokenizer
 from wmtp.decode.options import DecodeOptions
-from wmtp.environment import choose_device, choose_dtype, configure_torch, dtype_name
+from wmtp.environment import decoding_dtype, dtype_name
 from wmtp.evaluate.answers import about_answers
 from wmtp.evaluate.exclusions import check_solutions, exclude
 from wmtp.evaluate.extraction import extracted
@@ -30,27 +28,28 @@ from wmtp.evaluate.samples import Key, Origin, SampleFile
 from wmtp.evaluate.summary import Judged, summarise
 from wmtp.evaluate.tasks import TASKS, Problem, Task, problems_of
 from wmtp.layout import evaluation_file, samples_file
-from wmtp.model.loading import load_learner
 from wmtp.model.modeling import MTPForCausalLM
+from wmtp.run import Run
 from wmtp.sandbox import describe
 from wmtp.storage import read_json, sha256_file, sha256_text, write_json
 
 
-def evaluation_path(run: Path, recipe: Recipe) -> Path:
+def evaluation_path(run: Run) -> Path:
     """Where the result of a run's evaluation is."""
-    return evaluation_file(run, _name(recipe.evaluate))
+    return evaluation_file(run.directory, _name(run))
 
 
-def samples_path(run: Path, recipe: Recipe) -> Path:
+def samples_path(run: Run) -> Path:
     """Where the samples of a run's evaluation are."""
-    return samples_file(run, _name(recipe.evaluate))
+    return samples_file(run.directory, _name(run))
 
 
-def _name(config: EvaluateConfig) -> str:
+def _name(run: Run) -> str:
+    config = run.recipe.evaluate
     return result_name(config.task, config.settings.name)
 
 
-def evaluate_run(run: Path, recipe: Recipe, config: Config) -> dict[str, Any]:
+def evaluate_run(run: Run) -> dict[str, Any]:
     """Evaluate a run's newest checkpoint; an interrupted evaluation of the same goes on.
 
     Writes `samples/<name>.jsonl` as samples come and, at the end, `evaluation-<name>.json`, where the name is the
@@ -59,18 +58,24 @@ def evaluate_run(run: Path, recipe: Recipe, config: Config) -> dict[str, Any]:
     Raises:
         WMTPError: nobody allowed execution, the task's data is missing, or programs could not be judged.
     """
+    recipe = run.recipe
     require_consent(recipe.evaluate)
     task = TASKS.create(recipe.evaluate.task, recipe)
-    conditions = _conditions(recipe, problems_of(task, recipe.evaluate.settings.limit), config.devices)
-    location, model, tokenizer = trained_model(run, config)
-    origin = model_origin(location, model)
-    path = evaluation_path(run, recipe)
+    conditions = _conditions(recipe, problems_of(task, recipe.evaluate.settings.limit), run.config.devices)
+    path = evaluation_path(run)
     result = evaluate(
-        model, tokenizer, task, recipe, samples_path(run, recipe), origin, Path(config.paths.cache), path
+        run.model,
+        run.tokenizer,
+        task,
+        recipe,
+        samples_path(run),
+        model_origin(run),
+        Path(run.config.paths.cache),
+        path,
     )
     result |= {
-        "checkpoint": location.name,
-        "origin": _origin(location, recipe),
+        "checkpoint": run.checkpoint.name,
+        "origin": _origin(run.checkpoint, recipe),
         "conditions": conditions,
     }
     write_json(path, result)
@@ -87,14 +92,14 @@ def evaluation_conditions(recipe: Recipe, devices: DevicesConfig) -> dict[str, A
     return _conditions(recipe, problems_of(task, recipe.evaluate.settings.limit), devices)
 
 
-def is_evaluated(run: Path, recipe: Recipe, conditions: dict[str, Any]) -> bool:
+def is_evaluated(run: Run, conditions: dict[str, Any]) -> bool:
     """Whether a run's newest checkpoint has a result already that was made with this seed under these conditions."""
-    path = evaluation_path(run, recipe)
+    path = evaluation_path(run)
     if not path.exists():
         return False
     found = read_json(path)
-    location = Path(checkpoint.resolve_model(str(run), "run"))
-    wanted = {"origin": _origin(location, recipe), "conditions": conditions}
+    location = Path(resolve_model(str(run.directory), "run"))
+    wanted = {"origin": _origin(location, run.recipe), "conditions": conditions}
     return isinstance(found, dict) and all(found.get(key) == value for key, value in wanted.items())
 
 
@@ -115,32 +120,14 @@ def _origin(location: Path, recipe: Recipe) -> dict[str, Any]:
     return {"checkpoint": _identity(location), "seed": recipe.seed}
 
 
-def model_origin(location: Path, model: MTPForCausalLM) -> dict[str, Any]:
+def model_origin(run: Run) -> dict[str, Any]:
     """What makes the samples of two models differ."""
-    return {"checkpoint": _identity(location), "dtype": dtype_name(model.dtype)}
+    return {"checkpoint": _identity(run.checkpoint), "dtype": dtype_name(run.model.dtype)}
 
 
 def _identity(location: Path) -> str:
     """A checkpoint's name and the beginning of its manifest's digest."""
-    return f"{location.name} {sha256_file(location / checkpoint.MANIFEST)[:16]}"
-
-
-def decoding_dtype(devices: DevicesConfig) -> torch.dtype:
-    """What models decode in: `devices.precision` on a GPU, float32 on a CPU."""
-    device = choose_device(devices)
-    return choose_dtype(devices, device) if device.type == "cuda" else torch.float32
-
-
-def trained_model(run: Path, config: Config) -> tuple[Path, MTPForCausalLM, PreTrainedTokenizerFast]:
-    """A run's newest checkpoint, once its checksums are right: its place, the model as it decodes, the tokenizer.
-
-    Gives this process the threads and the determinism of the environment file.
-    """
-    configure_torch(config.devices)
-    location = Path(checkpoint.resolve_model(str(run), "run"))
-    checkpoint.verify(location)
-    model = load_learner(location).to(choose_device(config.devices), decoding_dtype(config.devices))
-    return location, model, load_tokenizer(str(location))
+    return f"{location.name} {sha256_file(location / MANIFEST)[:16]}"
 
 
 def evaluate(

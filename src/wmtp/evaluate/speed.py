@@ -3,12 +3,10 @@
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from wmtp.config import Config, Recipe
 from wmtp.decode.batch import Generation
 from wmtp.decode.generate import Block, OnBlock, generate
 from wmtp.decode.options import DecodeOptions
@@ -16,11 +14,11 @@ from wmtp.decode.ties import first_differences
 from wmtp.environment import dtype_name
 from wmtp.errors import WMTPError
 from wmtp.evaluate.prompts import prompts_of
-from wmtp.evaluate.runner import trained_model
 from wmtp.evaluate.tasks import TASKS, problems_of
 from wmtp.layout import SPEED_FILE
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.progress import counting, progress
+from wmtp.run import Run
 from wmtp.storage import check_can_write, write_json
 
 
@@ -72,23 +70,21 @@ class Speed:
     ratio: float
 
 
-def evaluate_speed(
-    run: Path, recipe: Recipe, config: Config, batch_sizes: Sequence[int], repeats: int
-) -> dict[str, Any]:
+def evaluate_speed(run: Run, batch_sizes: Sequence[int], repeats: int) -> dict[str, Any]:
     """Measure a run's newest checkpoint on the prompts of the recipe's task; writes `evaluation-speed.json`.
 
     Raises:
         WMTPError: the model has one head only, or the task has no problems.
     """
-    check_can_write(run / SPEED_FILE)
-    location, model, tokenizer = trained_model(run, config)
-    settings = recipe.evaluate.settings
-    task = TASKS.create(settings.task, recipe)
-    prompts = prompts_of(problems_of(task, settings.limit), model, tokenizer, settings, task.stop)
+    path = run.directory / SPEED_FILE
+    check_can_write(path)
+    model, settings = run.model, run.recipe.evaluate.settings
+    task = TASKS.create(settings.task, run.recipe)
+    prompts = prompts_of(problems_of(task, settings.limit), model, run.tokenizer, settings, task.stop)
     options = DecodeOptions(settings.max_new_tokens, prompts.ends, stop=prompts.stop)
     measured = measure_speed(model, list(prompts.ids.values()), options, batch_sizes, repeats)
     result = {
-        "checkpoint": location.name,
+        "checkpoint": run.checkpoint.name,
         "task": task.name,
         "protocol": settings.label,
         "prompts": len(prompts.ids),
@@ -98,7 +94,7 @@ def evaluate_speed(
         "threads": torch.get_num_threads(),
         "measured": [asdict(each) for each in measured],
     }
-    write_json(run / SPEED_FILE, result)
+    write_json(path, result)
     return result
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wmtp.checkpoint import store as checkpoint
 from wmtp.config import Config, Recipe, override, to_yaml
 from wmtp.data.corpus import Data, load_data
 from wmtp.environment import configure_torch, describe
@@ -24,12 +23,13 @@ from wmtp.experiment.results import (
     write_comparison,
     write_heatmap,
 )
-from wmtp.experiment.samples import weighted_samples
 from wmtp.experiment.statistics import interval, mean_interval, paired_difference
+from wmtp.experiment.weighted_documents import weighted_samples
 from wmtp.layout import CONFIG_FILE, ENVIRONMENT_FILE, RECIPE_FILE
-from wmtp.metrics import MetricsLog
+from wmtp.records import Evaluation, MetricsRecord, read_evaluation
 from wmtp.registry import did_you_mean
-from wmtp.storage import read_json, write_json, write_text
+from wmtp.run import Run
+from wmtp.storage import write_json, write_text
 from wmtp.tracking.tracker import Tracker, mlflow_follower
 from wmtp.train.assemble import scorer_needs
 from wmtp.train.optim import check_schedule
@@ -46,13 +46,10 @@ class Arm:
     changes: dict[str, Any]
     recipe: Recipe
 
-    def run(self, directory: Path, seed: int) -> Path:
-        """The run directory of a seed."""
-        return directory / "arms" / self.name / f"seed-{seed}"
-
-    def with_seed(self, seed: int) -> Recipe:
-        """The recipe of one run."""
-        return override(self.recipe, {"seed": seed, "name": f"{self.name}-{seed}"}, self.name)
+    def run(self, directory: Path, seed: int, config: Config) -> Run:
+        """The run of a seed, whether or not it was trained yet."""
+        recipe = override(self.recipe, {"seed": seed, "name": f"{self.name}-{seed}"}, self.name)
+        return Run(directory / "arms" / self.name / f"seed-{seed}", recipe, config)
 
     @property
     def needs_reference(self) -> bool:
@@ -144,17 +141,17 @@ def _compare(
         reference = _train_reference(recipe, config, shared, directory)
         arms = [_with_reference(arm, directory) for arm in arms]
     arms = _with_critics(arms, config, shared, directory, say)
-    runs: dict[tuple[str, int], Path] = {}
+    runs: dict[tuple[str, int], Run] = {}
     for seed in seeds:
         for arm in arms:
             say(f"{arm.name}, seed {seed} ({len(runs) + 1} of {len(arms) * len(seeds)})")
-            run = arm.run(directory, seed)
-            _train_and_evaluate(arm.with_seed(seed), config, shared, run)
+            run = arm.run(directory, seed, config)
+            _train_and_evaluate(run, shared)
             runs[arm.name, seed] = run
     comparison = _collect(recipe, config, arms, seeds, runs, reference, directory)
     write_comparison(comparison, directory)
-    newest = {arm.name: checkpoint.checkpoints(runs[arm.name, seeds[0]])[-1] for arm in arms}
-    write_heatmap(weighted_samples(arms, newest, config, shared.data(recipe)), directory)
+    first = {arm.name: runs[arm.name, seeds[0]] for arm in arms}
+    write_heatmap(weighted_samples(first, shared.data(recipe)), directory)
     return comparison
 
 
@@ -207,26 +204,26 @@ def _differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
     return ", ".join(settings or sorted(k for k in found | expected if found.get(k) != expected.get(k)))
 
 
-def _train_and_evaluate(recipe: Recipe, config: Config, shared: _Shared, run: Path) -> None:
-    train(recipe, config, run, resume="auto", data=shared.data(recipe), follow=mlflow_follower(config))
-    if not is_evaluated(run, recipe, shared.conditions(recipe)):
-        evaluate_run(run, recipe, config)
+def _train_and_evaluate(run: Run, shared: _Shared) -> None:
+    follow, data = mlflow_follower(run.config), shared.data(run.recipe)
+    train(run.recipe, run.config, run.directory, resume="auto", data=data, follow=follow)
+    if not is_evaluated(run, shared.conditions(run.recipe)):
+        evaluate_run(replace(run))  # which takes its model with it
 
 
 def _train_reference(recipe: Recipe, config: Config, shared: _Shared, directory: Path) -> ReferenceResult:
     """Train the reference and score the arms' training data with it, unless that is done."""
     changes = recipe.compare.reference or {}
     learner = override(recipe, {"name": "reference", **changes}, "compare.reference")
-    run = directory / "reference"
-    _train_and_evaluate(learner, config, shared, run)
+    run = Run(directory / "reference", learner, config)
+    _train_and_evaluate(run, shared)
     if not (directory / "scores").exists():
-        write_reference_scores(recipe, config, shared.data(recipe), str(run), directory / "scores")
-    evaluation = read_json(evaluation_path(run, learner))
+        write_reference_scores(recipe, config, shared.data(recipe), str(run.directory), directory / "scores")
     return ReferenceResult(
-        pass_at_1=_pass_at_1(evaluation),
+        pass_at_1=read_evaluation(evaluation_path(run)).pass_at_1,
         validation_ce=_validation_ce(run),
-        seconds=_last(run, "train")["seconds"],
-        run=run.name,
+        seconds=_last_step(run).seconds,
+        run=run.directory.name,
     )
 
 
@@ -264,35 +261,31 @@ def _collect(
     config: Config,
     arms: Sequence[Arm],
     seeds: Sequence[int],
-    runs: Mapping[tuple[str, int], Path],
+    runs: Mapping[tuple[str, int], Run],
     reference: ReferenceResult | None,
     directory: Path,
 ) -> Comparison:
-    by_name = {arm.name: arm.recipe for arm in arms}
-    evaluations = {key: read_json(evaluation_path(run, by_name[key[0]])) for key, run in runs.items()}
-    conditions = {f"{name}, seed {seed}": e["conditions"] for (name, seed), e in evaluations.items()}
+    evaluations = {key: read_evaluation(evaluation_path(run)) for key, run in runs.items()}
+    conditions = {f"{name}, seed {seed}": e.conditions for (name, seed), e in evaluations.items()}
     _refuse_mixed(conditions, f"{recipe.compare.baseline}, seed {seeds[0]}")
     passes = {
         arm.name: np.asarray(
-            [
-                [p["passed"] / p["samples"] for p in evaluations[arm.name, seed]["by_problem"]]
-                for seed in seeds
-            ]
+            [[p.passed / p.samples for p in evaluations[arm.name, seed].by_problem] for seed in seeds]
         )
         for arm in arms
     }
     first = evaluations[arms[0].name, seeds[0]]
-    problems = {tuple(p["task_id"] for p in e["by_problem"]) for e in evaluations.values()}
+    problems = {tuple(p.task_id for p in e.by_problem) for e in evaluations.values()}
     if len(problems) > 1:
         raise WMTPError("compare.arms: the arms were evaluated on different problems and cannot be paired")
     return Comparison(
         name=recipe.name,
-        task=first["task"],
-        protocol=first["protocol"],
+        task=first.task,
+        protocol=first.protocol,
         baseline=recipe.compare.baseline,
         seeds=list(seeds),
         steps=recipe.train.steps,
-        problems=first["problems"],
+        problems=first.problems,
         arms=[
             _arm_result(arm, seeds, runs, evaluations, passes, recipe.compare.baseline, directory)
             for arm in arms
@@ -305,35 +298,35 @@ def _collect(
 def _arm_result(
     arm: Arm,
     seeds: Sequence[int],
-    runs: Mapping[tuple[str, int], Path],
-    evaluations: Mapping[tuple[str, int], dict[str, Any]],
+    runs: Mapping[tuple[str, int], Run],
+    evaluations: Mapping[tuple[str, int], Evaluation],
     passes: Mapping[str, NDArray[np.float64]],
     baseline: str,
     directory: Path,
 ) -> ArmResult:
     own_runs = [runs[arm.name, seed] for seed in seeds]
     own_evaluations = [evaluations[arm.name, seed] for seed in seeds]
-    trained = [_last(run, "train") for run in own_runs]
+    trained = [_last_step(run) for run in own_runs]
     ce = [_validation_ce(run) for run in own_runs]
-    decoding = [e["decoding"] for e in own_evaluations if e["decoding"] is not None]
+    decoding = [e.decoding for e in own_evaluations if e.decoding is not None]
     verdicts = Counter[str]()
     for evaluation in own_evaluations:
-        verdicts.update(evaluation["verdicts"])
+        verdicts.update(evaluation.verdicts)
     return ArmResult(
         name=arm.name,
         description=arm.changes,
         pass_at_1=interval(passes[arm.name]),
         difference=None if arm.name == baseline else paired_difference(passes[arm.name], passes[baseline]),
         validation_ce=mean_interval(ce),
-        tokens_per_forward=_mean([d["tokens_per_forward"] for d in decoding]) if decoding else None,
-        acceptance=[_mean(shares) for shares in zip(*(d["acceptance"] for d in decoding), strict=False)]
+        tokens_per_forward=_mean([d.tokens_per_forward for d in decoding]) if decoding else None,
+        acceptance=[_mean(shares) for shares in zip(*(d.acceptance for d in decoding), strict=False)]
         if decoding
         else None,
-        training_tokens_per_second=_mean([t["tokens"] / t["seconds"] for t in trained]),
-        training_seconds=_mean([t["seconds"] for t in trained]),
-        training_tokens=round(_mean([t["tokens"] for t in trained])),
+        training_tokens_per_second=_mean([t.tokens / t.seconds for t in trained]),
+        training_seconds=_mean([t.seconds for t in trained]),
+        training_tokens=round(_mean([t.tokens for t in trained])),
         by_seed=[
-            SeedResult(seed, _pass_at_1(e), c, str(run.relative_to(directory)))
+            SeedResult(seed, e.pass_at_1, c, str(run.directory.relative_to(directory)))
             for seed, run, e, c in zip(seeds, own_runs, own_evaluations, ce, strict=True)
         ],
         verdicts=dict(verdicts),
@@ -349,26 +342,24 @@ def _conditions(recipe: Recipe, config: Config) -> dict[str, Any]:
     return conditions
 
 
-def _pass_at_1(evaluation: Mapping[str, Any]) -> float:
-    """The share of samples that passed, mean over problems: pass@1 for any number of samples."""
-    return _mean([p["passed"] / p["samples"] for p in evaluation["by_problem"]])
-
-
-def _validation_ce(run: Path) -> float:
+def _validation_ce(run: Run) -> float:
     """Of head 0, at the last validation."""
-    ce = _last(run, "validation")["ce"][0]
+    ce = _last(run, "validation", run.metrics.validation).ce[0]
     if ce is None:
         raise WMTPError(
-            f"{run}: its last validation loss is not finite, so the arms cannot be compared; lower train.lr"
+            f"{run.directory}: its last validation loss is not finite, so the arms cannot be compared; lower train.lr"
         )
-    return float(ce)
+    return ce
 
 
-def _last(run: Path, kind: str) -> dict[str, Any]:
-    records = [record for record in MetricsLog(run) if record["kind"] == kind]
+def _last_step(run: Run) -> MetricsRecord:
+    return _last(run, "train", run.metrics.train)
+
+
+def _last(run: Run, kind: str, records: Sequence[MetricsRecord]) -> MetricsRecord:
     if not records:
         raise WMTPError(
-            f"{run}/metrics.jsonl: holds no {kind} record; delete the run and repeat the comparison"
+            f"{run.directory}/metrics.jsonl: holds no {kind} record; delete the run and repeat the comparison"
         )
     return records[-1]
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor
 
-from wmtp.checkpoint import store as checkpoint
 from wmtp.config import Config, Recipe, override
 from wmtp.critic.value_metrics import auc
 from wmtp.data.corpus import Data, load_data
@@ -21,12 +20,12 @@ from wmtp.data.tokenizer import document_start
 from wmtp.environment import choose_device, configure_torch
 from wmtp.errors import WMTPError
 from wmtp.experiment.inspect import planted_tokens, token_pieces, weighed
-from wmtp.experiment.samples import trained_module
 from wmtp.layout import DIAGNOSIS_FILE
 from wmtp.metrics import finite
 from wmtp.progress import progress
+from wmtp.run import Run
 from wmtp.storage import write_json
-from wmtp.train.assemble import known_columns
+from wmtp.train.assemble import assemble_trained, known_columns
 from wmtp.train.stage_one import with_own_critic
 from wmtp.weighting.scorers import SCORERS
 
@@ -60,33 +59,28 @@ class Diagnosis:
     correlation: dict[str, float | None]
 
 
-def diagnose(
-    recipe: Recipe, config: Config, run: Path, scorers: Sequence[str] | None
-) -> tuple[list[Diagnosis], dict[str, str]]:
+def diagnose(run: Run, scorers: Sequence[str] | None) -> tuple[list[Diagnosis], dict[str, str]]:
     """Weigh training documents by several scorers, step by step as in training, with a run's last model as learner.
 
     Args:
-        recipe: of the run.
-        scorers: names; None for all that the recipe gives what they need.
+        scorers: names; None for all that the run's recipe gives what they need.
     Returns:
         What was found, and why the other scorers could not be asked; both are in the run's `diagnosis.json` too.
     Raises:
         WMTPError: a named scorer cannot be asked, or the data has no planted errors.
     """
-    configure_torch(config.devices)
-    data = load_data(recipe, Path(config.paths.cache))
+    configure_torch(run.config.devices)
+    data = load_data(run.recipe, Path(run.config.paths.cache))
     planted, kinds = _planted(data)
     chosen = scorers or [name for name in SCORERS.names() if name not in NOT_ALONE]
-    location = Path(checkpoint.resolve_model(str(run), "run"))
+    recipe, location = with_own_critic(run.recipe, run.directory), run.checkpoint
     weights: dict[str, Tensor] = {}
     reasons: dict[str, str] = {}
     with progress("diagnose", len(chosen)) as update:
         for number, name in enumerate(chosen, start=1):
             try:
-                own = override(
-                    with_own_critic(recipe, run), {"train.scorer": name, "train.control": None}, name
-                )
-                weights[name], entries = _weights(own, config, data, location, planted)
+                own = override(recipe, {"train.scorer": name, "train.control": None}, name)
+                weights[name], entries = _weights(own, run.config, data, location, planted)
             except WMTPError as error:
                 if scorers is not None:
                     raise
@@ -95,7 +89,7 @@ def diagnose(
     if not weights:
         raise WMTPError(f"score --diagnose: no scorer can be asked: {'; '.join(reasons.values())}")
     found = _compare(weights, entries, kinds)
-    write_json(run / DIAGNOSIS_FILE, {"found": [asdict(d) for d in found], "not_asked": reasons})
+    write_json(run.directory / DIAGNOSIS_FILE, {"found": [asdict(d) for d in found], "not_asked": reasons})
     return found, reasons
 
 
@@ -131,7 +125,7 @@ def _weights(
 ) -> tuple[Tensor, Tensor]:
     """[n] the weight of every valid entry; [n, 3] what `_planted` says of its target, and its head."""
     device = choose_device(config.devices)
-    module = trained_module(recipe, config, data, location).to(device)
+    module = assemble_trained(recipe, config, data, location)
     columns = known_columns(recipe, config, data)
     dataset, length = data.train, recipe.data.sequence_length
     rows = pack(dataset.lengths.tolist(), range(min(DOCUMENTS, len(dataset))), length)

@@ -12,7 +12,8 @@ from wmtp.config import Config
 from wmtp.errors import WMTPError
 from wmtp.experiment.results import read_comparison
 from wmtp.layout import COMPARISON_FILE, evaluation_files
-from wmtp.storage import read_json, sha256_file, sha256_text
+from wmtp.records import read_evaluation
+from wmtp.storage import sha256_file, sha256_text
 from wmtp.tracking.deliver import REQUEST_TIMEOUT, deliver_all
 from wmtp.tracking.ledger import run_id_of
 from wmtp.tracking.store import Store, explain, has_code, is_refusal
@@ -103,9 +104,8 @@ def evaluated_run(run: Path) -> Candidate:
     evaluations = evaluation_files(run)
     if len(evaluations) != 1:
         return Candidate(run)
-    found = read_json(evaluations[0])
-    shares = [problem["passed"] / problem["samples"] for problem in found["by_problem"]]
-    return Candidate(run, sum(shares) / len(shares), found["task"], found["protocol"])
+    found = read_evaluation(evaluations[0])
+    return Candidate(run, found.pass_at_1, found.task, found.protocol)
 
 
 def register_folder(folder: Path, name: str, store: Store, run_id: str, tags: Mapping[str, str]) -> str:

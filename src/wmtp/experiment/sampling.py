@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-from wmtp.config import Config, Recipe
 from wmtp.data.corpus import load_rows
 from wmtp.data.documents import documents_from
 from wmtp.data.tokenizer import encode_prompts
@@ -12,30 +11,22 @@ from wmtp.decode.options import DecodeOptions
 from wmtp.errors import WMTPError
 from wmtp.evaluate.generation import Generator
 from wmtp.evaluate.judging import warn
-from wmtp.evaluate.runner import model_origin, trained_model
+from wmtp.evaluate.runner import model_origin
 from wmtp.evaluate.samples import Key, Origin, SampleFile
+from wmtp.run import Run
 from wmtp.storage import sha256_text, write_text, writing
 
 KEPT = ("task_id", "test_list", "test_setup_code")
 """Fields of a row that belong to its prompt and not to its answer."""
 
 
-def sample_answers(
-    run: Path,
-    recipe: Recipe,
-    config: Config,
-    output: Path,
-    *,
-    per_prompt: int,
-    temperature: float,
-    limit: int,
-) -> int:
+def sample_answers(run: Run, output: Path, *, per_prompt: int, temperature: float, limit: int) -> int:
     """Write JSON lines with `prompt`, `completion`, and what tests the prompt has; returns their number.
 
     Completions are kept aside as they come, and an interrupted run goes on from there.
 
     Args:
-        recipe: of the run; its training rows have the prompts, each taken once.
+        run: the training rows of its recipe have the prompts, each taken once.
         limit: of prompts, from the first.
     Raises:
         WMTPError: the rows are plain texts, there is a file of that name already, or it cannot be written.
@@ -44,26 +35,25 @@ def sample_answers(
         is_taken = output.exists()
     if is_taken:
         raise WMTPError(f"{output}: there is something already; name another file with --output")
-    rows = load_rows(recipe)
+    recipe, rows = run.recipe, load_rows(run.recipe)
     if rows.fields.prompt is None:
         raise WMTPError(f"data.source {recipe.data.source!r}: plain texts have no prompts to answer")
     documents = documents_from(rows.train, rows.fields)
     by_prompt = {d.prompt: row for d, row in zip(reversed(documents), reversed(rows.train), strict=True)}
     prompts = list(dict.fromkeys(d.prompt for d in documents))[:limit]
-    location, model, tokenizer = trained_model(run, config)
     settings = recipe.evaluate.settings.with_changes(
         {"k": [1], "samples": per_prompt, "temperature": [temperature]}
     )
     options = DecodeOptions(
         settings.max_new_tokens,
-        end_tokens(model, tokenizer),
+        end_tokens(run.model, run.tokenizer),
         top_p=settings.top_p,
         seed=recipe.seed,
         batch_size=recipe.evaluate.batch_size,
     )
-    generator = Generator(model, tokenizer, options)
+    generator = Generator(run.model, run.tokenizer, options)
     origin = {
-        **model_origin(location, model),
+        **model_origin(run),
         "seed": recipe.seed,
         "prompts": sha256_text(*prompts),
         "temperature": temperature,
@@ -71,7 +61,7 @@ def sample_answers(
         "top_p": settings.top_p,
         "max_new_tokens": settings.max_new_tokens,
     }
-    ids = {str(number): tokens for number, tokens in enumerate(encode_prompts(tokenizer, prompts))}
+    ids = {str(number): tokens for number, tokens in enumerate(encode_prompts(run.tokenizer, prompts))}
     order = [Key(number, temperature, sample) for number in ids for sample in range(per_prompt)]
     with SampleFile(output.with_name(f"{output.stem}.partial.jsonl"), Origin(origin, {}), warn) as file:
         with file.hint_when_interrupted(order):

@@ -9,7 +9,7 @@ from wmtp.checkpoint.store import resolve_model, verify
 from wmtp.data.tokenizer import load_tokenizer
 from wmtp.data.tokenizer_checks import check_read_back
 from wmtp.errors import WMTPError
-from wmtp.model.loading import load_causal_lm
+from wmtp.model.loading import load_mtp
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.model.twins import with_layers
 from wmtp.storage import new_directory
@@ -20,7 +20,7 @@ def export_run(run: Path, output: Path, *, next_token_only: bool) -> Path:
     if not run.is_dir():
         raise WMTPError(f"{run}: no such run directory")
     location = Path(resolve_model(str(run), "export"))
-    verify(location)
+    verify(location, without="training")
     export(location, output, next_token_only)
     return location
 
@@ -39,9 +39,7 @@ def export(location: Path, output: Path, next_token_only: bool) -> Path:
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise WMTPError(f"{output}: there is something already; export into a new folder")
-    model = load_causal_lm(str(location), "model")
-    if not isinstance(model, MTPForCausalLM):
-        raise WMTPError(f"{location}: not a multi-token prediction model")
+    model = load_mtp(str(location), "model")
     tokenizer = load_tokenizer(str(location))
     exported = next_token_model(model) if next_token_only else model
     try:

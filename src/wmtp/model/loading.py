@@ -91,6 +91,18 @@ def load_causal_lm(location: str, key: str) -> PreTrainedModel:
     return loaded
 
 
+def load_mtp(location: str, key: str) -> MTPForCausalLM:
+    """The same, if it is a model of this package.
+
+    Raises:
+        WMTPError: as `load_causal_lm`, or it is another kind of model.
+    """
+    model = load_causal_lm(location, key)
+    if not isinstance(model, MTPForCausalLM):
+        raise WMTPError(f"{location}: not a multi-token prediction model")
+    return model
+
+
 @contextmanager
 def _errors_as_one_line(location: str, key: str) -> Iterator[None]:
     try:
@@ -136,11 +148,3 @@ def _commit(location: str) -> list[str]:
     except WMTPError:  # neither here nor within reach
         return []
     return [] if commit is None else [str(commit)]
-
-
-def load_learner(location: Path) -> MTPForCausalLM:
-    """The model of a checkpoint, in float32."""
-    model = load_causal_lm(str(location), "checkpoint")
-    if not isinstance(model, MTPForCausalLM):
-        raise WMTPError(f"{location}: not a multi-token prediction model")
-    return model

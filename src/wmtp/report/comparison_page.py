@@ -8,13 +8,7 @@ from typing import Any
 from wmtp.config.protocols import result_name
 from wmtp.experiment.results import ArmResult, Comparison, read_comparison, read_heatmap
 from wmtp.layout import HEATMAP_FILE, METRICS_FILE, RECIPE_FILE, evaluation_file, samples_file
-from wmtp.report import figures
-from wmtp.report.curves import validation_band
-from wmtp.report.groups import Group, Key, grouped
-from wmtp.report.headline import headline, notes
-from wmtp.report.heatmap import Heatmap, heatmap
-from wmtp.report.programs import shown_problems
-from wmtp.report.runs import (
+from wmtp.records import (
     Evaluation,
     Metrics,
     Sample,
@@ -22,6 +16,12 @@ from wmtp.report.runs import (
     read_metrics,
     read_samples,
 )
+from wmtp.report import figures
+from wmtp.report.curves import validation_band
+from wmtp.report.groups import Group, Key, grouped
+from wmtp.report.headline import headline, notes
+from wmtp.report.heatmap import Heatmap, heatmap
+from wmtp.report.programs import shown_problems
 from wmtp.report.svg import swatch_symbols
 
 MAX_HEATMAP_SAMPLES = 12

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wmtp.report.runs import Metrics, MetricsRecord
+from wmtp.records import Metrics, MetricsRecord
 
 Floats = NDArray[np.float64]
 Axis = Literal["tokens", "seconds"]

@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from wmtp.experiment.results import Comparison, Interval
+from wmtp.records import CriticRecord, Metrics, MetricsRecord
 from wmtp.report.curves import Axis, Band, Floats, head_series, series
 from wmtp.report.format import number, percent, percent_range
 from wmtp.report.groups import Group
-from wmtp.report.runs import CriticRecord, Metrics, MetricsRecord
 from wmtp.report.svg import (
     INK,
     MUTED,

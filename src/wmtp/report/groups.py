@@ -9,7 +9,7 @@ import numpy as np
 from wmtp.errors import WMTPError
 from wmtp.experiment.results import Interval
 from wmtp.experiment.statistics import interval
-from wmtp.report.runs import Evaluation
+from wmtp.records import Evaluation
 
 Key = Literal["operations", "family"]
 

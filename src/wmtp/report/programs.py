@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from wmtp.records import Sample
 from wmtp.report.format import shortened, visible
-from wmtp.report.runs import Sample
 
 MAX_COMPLETION = 1500
 MAX_MESSAGE = 300

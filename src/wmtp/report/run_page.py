@@ -7,10 +7,7 @@ from typing import Any
 
 from wmtp.errors import WMTPError
 from wmtp.layout import DATA_FILE, ENVIRONMENT_FILE, RECIPE_FILE, evaluation_files
-from wmtp.report import figures
-from wmtp.report.format import number
-from wmtp.report.measures import read_measures
-from wmtp.report.runs import (
+from wmtp.records import (
     DataSummary,
     Evaluation,
     Metrics,
@@ -21,6 +18,9 @@ from wmtp.report.runs import (
     read_evaluation,
     read_metrics,
 )
+from wmtp.report import figures
+from wmtp.report.format import number
+from wmtp.report.measures import read_measures
 from wmtp.storage import read_json
 
 TRACES: dict[str, tuple[str, Callable[[MetricsRecord], float | None]]] = {

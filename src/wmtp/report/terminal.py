@@ -11,11 +11,11 @@ from rich.text import Text
 from wmtp.errors import WMTPError
 from wmtp.experiment.results import ArmResult, Comparison, Difference, Interval, TokenSample
 from wmtp.layout import evaluation_files
+from wmtp.records import MetricsRecord, read_critic, read_evaluation, read_metrics
 from wmtp.registry import did_you_mean
 from wmtp.report.format import ABSENT, number, p_value, percent, points, visible
 from wmtp.report.headline import headline, notes
 from wmtp.report.heatmap import SATURATION, cells, strength
-from wmtp.report.runs import MetricsRecord, read_critic, read_evaluation, read_metrics
 
 NEUTRAL, ABOVE, BELOW = (235, 235, 235), (86, 160, 222), (238, 146, 66)
 

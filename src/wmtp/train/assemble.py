@@ -11,7 +11,7 @@ from torch.distributed import ProcessGroup
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from wmtp.checkpoint import store as checkpoint
-from wmtp.config import Config, Recipe, override
+from wmtp.config import Config, Recipe, override, recipe_from
 from wmtp.critic.labels import training_columns
 from wmtp.critic.learner import ValueLearner
 from wmtp.critic.model import load_critic, untrained_critic
@@ -23,10 +23,10 @@ from wmtp.distributed.world import World
 from wmtp.environment import choose_device, choose_dtype
 from wmtp.errors import WMTPError
 from wmtp.model.build import build_model, count_parameters, empty_model, learner_config, load_reference
-from wmtp.model.loading import load_config, load_learner, model_fingerprint
+from wmtp.model.loading import load_config, load_mtp, model_fingerprint
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.train.module import WeightedMTP
-from wmtp.train.state import trained_parameters
+from wmtp.train.state import task_tensors, trained_parameters
 from wmtp.weighting.refscores import load_scores
 from wmtp.weighting.scorers import create_scorer
 from wmtp.weighting.scorers.base import Need
@@ -35,20 +35,23 @@ EAGER_ROWS = 512
 """Up to this row length plain attention trains faster in bf16 on a CPU than the fused one (docs/decisions.md)."""
 
 
-def module_on_devices(
+def assemble(
     recipe: Recipe, config: Config, data: Data, start: Path | None, world: World, critic: Path | None = None
 ) -> tuple[WeightedMTP, nn.Module]:
-    """The module with the weights to start from, and what to call for a step.
+    """Model, scorer and what the scorer needs, on their devices: the module, and what to call for a step.
 
     Args:
+        start: the checkpoint that the model's weights come from; else they are those that training begins with.
         critic: where the run's own critic is, if the recipe names none.
     """
-    parameters = count_parameters(recipe, data.tokenizer)[0]
-    if not is_sharded(config.devices, parameters, world):
-        module = build_module(recipe, config, data, model_from=start, group=world.group, critic=critic)
+    sharded = world.group is not None and is_sharded(
+        config.devices, count_parameters(recipe, data.tokenizer)[0], world
+    )
+    model = _learner(recipe, data, start, world, sharded=sharded)
+    with_weights = world.is_first or not sharded
+    module = _module(recipe, config, data, model, world.group, critic, with_weights=with_weights)
+    if not sharded:
         return module, replicate(module, world)
-    model = _learner_to_shard(recipe, data, start, world)
-    module = _module(recipe, config, data, model, world.group, critic, with_weights=world.is_first)
     shard(
         module,
         config.devices,
@@ -60,6 +63,17 @@ def module_on_devices(
         values = {name: p.detach() for name, p in model.named_parameters()}
         checkpoint.load_tensors(start, "model", values, world.saving_group)
     return module, module
+
+
+def assemble_trained(recipe: Recipe, config: Config, data: Data, location: Path) -> WeightedMTP:
+    """A checkpoint's model with the recipe's scorer, which remembers its training if it was trained with."""
+    module, _ = assemble(recipe, config, data, location, World(choose_device(config.devices)))
+    memory = task_tensors(module)
+    trained = recipe_from(checkpoint.load_state(location)["recipe"], str(location))
+    is_own = trained.train.scorer_name == recipe.train.scorer_name
+    if is_own and memory.keys() <= checkpoint.tensor_names(location, "training").keys():
+        checkpoint.load_tensors(location, "training", memory)
+    return module
 
 
 def critic_on_devices(
@@ -82,29 +96,20 @@ def critic_on_devices(
     return module, parallel
 
 
-def build_module(
-    recipe: Recipe,
-    config: Config,
-    data: Data,
-    model_from: Path | None = None,
-    group: ProcessGroup | None = None,
-    critic: Path | None = None,
-) -> WeightedMTP:
-    """Model, scorer and what the scorer needs: a reference that is not on disk as scores, a critic, clean rows."""
-    model = load_learner(model_from) if model_from is not None else build_model(recipe, data.tokenizer)
-    return _module(recipe, config, data, model, group, critic, with_weights=True)
-
-
 def scorer_needs(recipe: Recipe) -> frozenset[Need]:
     """What the recipe's scorer asks for."""
     return create_scorer(recipe.train.scorer_name, recipe).needs
 
 
-def _learner_to_shard(recipe: Recipe, data: Data, start: Path | None, world: World) -> MTPForCausalLM:
-    """Real on rank 0, which hands out the weights, unless they come from a checkpoint."""
+def _learner(
+    recipe: Recipe, data: Data, start: Path | None, world: World, *, sharded: bool
+) -> MTPForCausalLM:
+    """One to be sharded is real on rank 0, which hands out the weights, unless they come from a checkpoint."""
+    if start is not None and not sharded:
+        return load_mtp(str(start), "checkpoint")
     if start is not None:
         model = empty_model(load_config(str(start), "checkpoint"))
-    elif world.is_first:
+    elif world.is_first or not sharded:
         model = build_model(recipe, data.tokenizer)
     else:
         model = empty_model(learner_config(recipe, data.tokenizer))

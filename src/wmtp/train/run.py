@@ -23,7 +23,7 @@ from wmtp.lock import run_lock
 from wmtp.model.build import count_parameters, learner_config, load_reference
 from wmtp.model.loading import model_fingerprint
 from wmtp.storage import write_json, write_text
-from wmtp.train.assemble import known_columns, module_on_devices, scorer_needs
+from wmtp.train.assemble import assemble, known_columns, scorer_needs
 from wmtp.train.follower import Follow, Follower, nobody
 from wmtp.train.optim import check_schedule
 from wmtp.train.resume import keep_precision, make_loader, note_extension, starting_point, watch
@@ -121,7 +121,7 @@ def train(
         torch.manual_seed(recipe.seed + world.rank)
         with world.first_one_first():
             columns = known_columns(recipe, kept, data)
-        module, parallel = module_on_devices(recipe, kept, data, start.path if start else None, world, critic)
+        module, parallel = assemble(recipe, kept, data, start.path if start else None, world, critic)
         trainer = Trainer(
             module,
             parallel,

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from wmtp.checkpoint import store as checkpoint
-from wmtp.config import Config, FieldsConfig, Recipe, override, recipe_from
+from wmtp.config import FieldsConfig, Recipe, override
 from wmtp.data.corpus import Data, Rows, load_data
 from wmtp.data.dataset import Document, tokenise
 from wmtp.data.documents import documents_from
@@ -14,53 +13,31 @@ from wmtp.environment import choose_device, configure_torch
 from wmtp.errors import WMTPError
 from wmtp.experiment.inspect import planted_tokens, start_pieces, token_pieces, token_weights
 from wmtp.experiment.results import TokenSample
-from wmtp.train.assemble import build_module, known_columns, scorer_needs
-from wmtp.train.module import WeightedMTP
+from wmtp.run import Run
+from wmtp.train.assemble import assemble_trained, known_columns, scorer_needs
 from wmtp.train.stage_one import with_own_critic
-from wmtp.train.state import task_tensors
 
 POPULATION = 256
 """Documents that are weighed together, about as many as in an optimiser step."""
 SHOWN = 10
 
 
-class NamedRecipe(Protocol):
-    """An arm: its name and its recipe."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def recipe(self) -> Recipe: ...
-
-
-def weighted_samples(
-    arms: Sequence[NamedRecipe], checkpoints: Mapping[str, Path], config: Config, data: Data
-) -> list[TokenSample]:
-    """A few training documents, one of each kind of planted error first, weighed by every arm's last model."""
-    device = choose_device(config.devices)
+def weighted_samples(runs: Mapping[str, Run], data: Data) -> list[TokenSample]:
+    """A few training documents, one of each kind of planted error first, weighed by the last model of each run."""
     population = range(min(POPULATION, len(data.train)))
-    weights: dict[str, dict[int, list[float | None]]] = {}
-    for arm in arms:
-        recipe = with_own_critic(arm.recipe, checkpoints[arm.name].parents[1])
-        module = trained_module(recipe, config, data, checkpoints[arm.name]).to(device)
-        columns = known_columns(recipe, config, data)
-        weights[arm.name] = token_weights(module, data.train, population, device=device, columns=columns)
+    weights = {arm: _weights(run, run.recipe, data, population) for arm, run in runs.items()}
     return [
         token_sample(data, document, {name: found[document] for name, found in weights.items()})
         for document in _choose(data, population)
     ]
 
 
-def trained_module(recipe: Recipe, config: Config, data: Data, location: Path) -> WeightedMTP:
-    """The model of a checkpoint, and the recipe's scorer, which remembers its training if it was trained with."""
-    module = build_module(recipe, config, data, model_from=location)
-    memory = task_tensors(module)
-    trained = recipe_from(checkpoint.load_state(location)["recipe"], str(location))
-    is_own = trained.train.scorer_name == recipe.train.scorer_name
-    if is_own and memory.keys() <= checkpoint.tensor_names(location, "training").keys():
-        checkpoint.load_tensors(location, "training", memory)
-    return module
+def _weights(run: Run, recipe: Recipe, data: Data, documents: Sequence[int]) -> dict[int, list[float | None]]:
+    recipe = with_own_critic(recipe, run.directory)
+    module = assemble_trained(recipe, run.config, data, run.checkpoint)
+    columns = known_columns(recipe, run.config, data)
+    device = choose_device(run.config.devices)
+    return token_weights(module, data.train, documents, device=device, columns=columns)
 
 
 def token_sample(data: Data, document: int, weights: dict[str, list[float | None]]) -> TokenSample:
@@ -82,15 +59,14 @@ def token_sample(data: Data, document: int, weights: dict[str, list[float | None
     )
 
 
-def inspect_document(
-    run: Path, recipe: Recipe, config: Config, text: str | None, document: int
-) -> TokenSample:
+def inspect_document(run: Run, text: str | None, document: int) -> TokenSample:
     """What `wmtp inspect` shows: a text, or a document of the run's training data, weighed by its last model.
 
     A text is normalised on its own; a document among the first ones of the training data.
     """
-    configure_torch(config.devices)
-    data = load_data(recipe, Path(config.paths.cache))
+    configure_torch(run.config.devices)
+    recipe = run.recipe
+    data = load_data(recipe, Path(run.config.paths.cache))
     if text is not None:
         if scorer_needs(recipe) & {"rewards", "advantages", "alignment"}:
             raise WMTPError(
@@ -107,12 +83,7 @@ def inspect_document(
         raise WMTPError(f"--sample {document}: the training data has {len(data.train)} documents")
     else:
         population = sorted({*range(min(POPULATION, len(data.train))), document})
-    device = choose_device(config.devices)
-    location = Path(checkpoint.resolve_model(str(run), "run"))
-    recipe = with_own_critic(recipe, run)
-    module = trained_module(recipe, config, data, location).to(device)
-    columns = known_columns(recipe, config, data)
-    weights = token_weights(module, data.train, population, device=device, columns=columns)
+    weights = _weights(run, recipe, data, population)
     return token_sample(data, document, {recipe.train.scorer_name: weights[document]})
 
 

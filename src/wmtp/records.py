@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -108,6 +109,12 @@ class Evaluation:
     base_pass_at: dict[str, PassAt] = field(default_factory=dict)
     stops: dict[str, int] = field(default_factory=dict)
     syntax_errors: int = 0
+    conditions: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def pass_at_1(self) -> float:
+        """The share of samples that passed, mean over problems: pass@1 for any number of samples."""
+        return sum(p.passed / p.samples for p in self.by_problem) / len(self.by_problem)
 
     @property
     def answers(self) -> list[str]:

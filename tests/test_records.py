@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from wmtp.errors import WMTPError
-from wmtp.report.runs import read_evaluation, read_metrics, read_samples
+from wmtp.records import read_evaluation, read_metrics, read_samples
 
 
 def line(step: int, kind: str = "train", ce: float | None = 1.0) -> str:
