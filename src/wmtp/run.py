@@ -82,7 +82,8 @@ class Run:
         devices = self.config.devices
         configure_torch(devices)
         model = load_mtp(str(self.checkpoint), "checkpoint")
-        return model.to(choose_device(devices), decoding_dtype(devices))
+        model.to(choose_device(devices), decoding_dtype(devices))
+        return model
 
     @property
     def evaluations(self) -> list[Evaluation]:

@@ -10,11 +10,13 @@ from page_parser import Page
 from rich.console import Console
 from synthetic_comparison import write_run
 
+from wmtp.config import Config, Recipe
 from wmtp.errors import WMTPError
 from wmtp.experiment.model_registry import evaluated_run
 from wmtp.report.html import write_run_report
 from wmtp.report.measures import MeasureTable, for_terminal, read_measures
 from wmtp.report.terminal import run_summary
+from wmtp.run import Run
 from wmtp.tracking.names import evaluation_metrics
 
 HEADS = {
@@ -108,7 +110,7 @@ def test_the_tables_hold_what_was_measured(run: Path) -> None:
 
 
 def test_a_runs_page_shows_them(run: Path) -> None:
-    page = Page(write_run_report(run).read_text())
+    page = Page(write_run_report(Run(run, Recipe(), Config())).read_text())
     shown = [table[1:] for table in page.tables]
     assert all(cells in shown for cells in CELLS)
     assert "20 prompts of tinycode" in page.text
@@ -132,7 +134,7 @@ def test_a_terminal_shows_every_cell_and_note() -> None:
 def test_they_are_no_evaluations(run: Path) -> None:
     console = Console(width=100)
     with console.capture() as captured:
-        console.print(run_summary(run))
+        console.print(run_summary(Run(run, Recipe(), Config())))
     assert captured.get().count("pass@1") == 1
     assert evaluated_run(run).task == "tinycode"
     for result in MEASURED.values():

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from synthetic_comparison import write_critic, write_run
 
+from wmtp.config import Config, Recipe
 from wmtp.errors import WMTPError
 from wmtp.report.html import write_run_report
+from wmtp.run import Run
 
 
 @pytest.fixture
@@ -16,9 +18,13 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run-7"
 
 
+def page(run: Path) -> str:
+    return write_run_report(Run(run, Recipe(), Config())).read_text()
+
+
 def test_a_run_page_has_its_numbers(run: Path) -> None:
     (run / "environment.json").write_text(json.dumps({"torch": "2.13.0", "threads": 2, "cpu": "<b>"}))
-    text = write_run_report(run).read_text()
+    text = page(run)
     assert "40 steps, 81,920 tokens, 8.8 training seconds" in text
     validation = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
     assert f"head 0: {validation['ce'][0]:.3f} nats per token at step 40" in text
@@ -34,10 +40,10 @@ def test_a_run_page_has_its_numbers(run: Path) -> None:
 
 def test_problems_that_are_in_no_number_are_told(run: Path) -> None:
     path = run / "evaluation-tinycode.json"
-    assert "left out" not in write_run_report(run).read_text()
+    assert "left out" not in page(run)
     evaluation = json.loads(path.read_text())
     path.write_text(json.dumps(evaluation | {"left_out": ["1 problem that <nobody> solves"]}))
-    assert "left out: 1 problem that &lt;nobody&gt; solves." in write_run_report(run).read_text()
+    assert "left out: 1 problem that &lt;nobody&gt; solves." in page(run)
 
 
 def test_skipped_steps_and_bad_scores_are_told(run: Path) -> None:
@@ -46,13 +52,13 @@ def test_skipped_steps_and_bad_scores_are_told(run: Path) -> None:
         if line["kind"] == "train":
             line |= {"skipped_steps": 3, "nonfinite_scores": 7}
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    text = write_run_report(run).read_text()
+    text = page(run)
     assert "3 updates were skipped" in text
     assert "7 scores were not finite" in text
 
 
 def test_what_was_left_out_of_the_data_is_told(run: Path) -> None:
-    assert 'id="data"' not in write_run_report(run).read_text()
+    assert 'id="data"' not in page(run)
     left_out = {
         "documents": 4321,
         "blank": 1,
@@ -66,20 +72,20 @@ def test_what_was_left_out_of_the_data_is_told(run: Path) -> None:
     (run / "data.json").write_text(
         json.dumps({"training": training, "validation": training, "notes": ["training: <left out>"]})
     )
-    text = write_run_report(run).read_text()
+    text = page(run)
     cells = "".join(f'<td class="n">{n}</td>' for n in ("4,321", "321", "7", "98,765", "54,321"))
     assert f'<tr><th scope="row">training</th>{cells}</tr>' in text
     assert "training: &lt;left out&gt;." in text
     (run / "data.json").write_text('{"training": {}}')
     with pytest.raises(WMTPError, match=r"data\.json: training\.tokens: Field required"):
-        write_run_report(run)
+        page(run)
 
 
 def test_how_completions_ended_is_told(run: Path) -> None:
     path = run / "evaluation-tinycode.json"
     told = {"stops": {"eos": 90, "length": 1200}, "syntax_errors": 3, "verdicts": {"passed": 1, "failed": 9}}
     path.write_text(json.dumps(json.loads(path.read_text()) | told))
-    text = write_run_report(run).read_text()
+    text = page(run)
     assert "tinycode, completions ended by: 90 eos, 1,200 length." in text
     assert "tinycode, 3 of 10 samples are no Python." in text
 
@@ -89,7 +95,7 @@ def test_what_a_run_lacks_is_left_out_and_named(run: Path) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     kept = [{k: v for k, v in line.items() if k != "lr"} for line in lines if line["kind"] == "train"]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
-    text = write_run_report(run).read_text()
+    text = page(run)
     assert 'id="evaluation"' not in text
     for said in ("there is no evaluation-", "learning rate: not in the metrics", "nothing was validated"):
         assert said in text
@@ -100,7 +106,7 @@ def test_what_a_run_lacks_is_left_out_and_named(run: Path) -> None:
 def test_a_damaged_environment_is_named(run: Path) -> None:
     (run / "environment.json").write_text("{")
     with pytest.raises(WMTPError, match=r"environment\.json: damaged"):
-        write_run_report(run)
+        page(run)
 
 
 def facts(page: str) -> dict[str, str]:
@@ -108,9 +114,9 @@ def facts(page: str) -> dict[str, str]:
 
 
 def test_a_critic_has_a_section(run: Path) -> None:
-    assert 'id="critic"' not in write_run_report(run).read_text()
+    assert 'id="critic"' not in page(run)
     write_critic(run)
-    text = write_run_report(run).read_text()
+    text = page(run)
     section = text[text.index('<section id="critic">') : text.index('<section id="evaluation">')]
     assert facts(section) == {
         "objective": "gae",
@@ -128,17 +134,17 @@ def test_a_critic_that_learnt_from_pairs_and_one_that_is_not_finished(run: Path)
     result = write_critic(run) | {"objective": "pairwise", "explained_variance": None, "calibration": None}
     (run / "critic" / "critic.json").write_text(json.dumps(result))
     (run / "critic" / "metrics.jsonl").unlink()
-    text = write_run_report(run).read_text()
+    text = page(run)
     assert facts(text)["explained variance"] == facts(text)["calibration error"] == "—"
     assert "at best" not in text
     (run / "critic" / "critic.json").write_text('{"objective": "gae"}')
     with pytest.raises(WMTPError, match=r"critic\.json: documents: "):
-        write_run_report(run)
+        page(run)
     (run / "critic" / "critic.json").unlink()
-    assert 'id="critic"' not in write_run_report(run).read_text()
+    assert 'id="critic"' not in page(run)
 
 
 def test_a_run_without_a_step_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(WMTPError, match="no training step"):
-        write_run_report(tmp_path)
+        page(tmp_path)

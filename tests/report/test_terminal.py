@@ -4,12 +4,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console, RenderableType
+from rich.table import Table
 from synthetic_comparison import token_samples, write_critic, write_run
 
+from wmtp.config import Config, Recipe
 from wmtp.errors import WMTPError
 from wmtp.experiment.results import Comparison
 from wmtp.report.headline import headline
 from wmtp.report.terminal import comparison_table, render_token_weights, run_summary, weight_legend
+from wmtp.run import Run
 
 Written = tuple[Path, Comparison, str]
 
@@ -52,9 +55,13 @@ def test_one_seed_has_no_bounds_of_the_cross_entropy(written: Written) -> None:
     assert "±" not in printed(comparison_table(replace(comparison, arms=arms)))
 
 
+def summary(directory: Path) -> Table:
+    return run_summary(Run(directory, Recipe(), Config()))
+
+
 def test_run_summary(written: Written) -> None:
     directory, comparison, _ = written
-    shown = printed(run_summary(directory / "arms/rho1/seed-0"))
+    shown = printed(summary(directory / "arms/rho1/seed-0"))
     assert "60" in shown
     assert "122,880" in shown
     assert f"pass@1 {100 * comparison.arms[2].by_seed[0].pass_at_1:.1f}% of 80 problems" in shown
@@ -62,9 +69,9 @@ def test_run_summary(written: Written) -> None:
 
 def test_run_summary_of_a_run_with_a_critic(tmp_path: Path) -> None:
     write_run(tmp_path / "run", np.random.default_rng(0), "rho1", 0, steps=20)
-    assert "critic" not in printed(run_summary(tmp_path / "run"))
+    assert "critic" not in printed(summary(tmp_path / "run"))
     write_critic(tmp_path / "run")
-    rows = [" ".join(line.split()) for line in printed(run_summary(tmp_path / "run")).splitlines()]
+    rows = [" ".join(line.split()) for line in printed(summary(tmp_path / "run")).splitlines()]
     assert "critic gae, AUC 0.940 on 120 held-out documents" in rows
     assert "critic's best step 20 of 30, 12.3 training seconds" in rows
 
@@ -72,7 +79,7 @@ def test_run_summary_of_a_run_with_a_critic(tmp_path: Path) -> None:
 def test_a_run_without_a_step_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(WMTPError, match="no training step"):
-        run_summary(tmp_path)
+        summary(tmp_path)
 
 
 def backgrounds(arm: str) -> dict[str, tuple[int, int, int] | None]:

@@ -17,7 +17,7 @@ from wmtp.cli.options import (
     track,
 )
 from wmtp.errors import WMTPError
-from wmtp.layout import COMPARISON_FILE, RECIPE_FILE
+from wmtp.layout import COMPARISON_FILE
 
 
 def inspect(
@@ -53,11 +53,10 @@ def report(directory: RunOrComparison) -> None:
 
     if not directory.is_dir():
         raise WMTPError(f"{directory}: no such run directory")
+    opened = open_run(directory, None, None)
     is_comparison = (directory / COMPARISON_FILE).exists()
-    print(write_comparison_report(directory) if is_comparison else write_run_report(directory))
-    if not (directory / RECIPE_FILE).exists():
-        return
-    track(directory, open_run(directory, None, None).config)
+    print(write_comparison_report(directory) if is_comparison else write_run_report(opened))
+    track(directory, opened.config)
     if is_comparison:
         show_next_of_comparison(directory, read_comparison(directory))
     else:

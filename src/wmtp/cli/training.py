@@ -58,6 +58,7 @@ def train(
         sys.exit(
             launch(nproc, again, max_restarts=max_restarts, stop_timeout=environment.devices.stop_timeout)
         )
+    from wmtp.run import Run
     from wmtp.tracking.tracker import mlflow_follower
     from wmtp.train.run import train as run_training
 
@@ -65,7 +66,7 @@ def train(
     last = run_training(found, environment, run, resume, follow=mlflow_follower(environment), extend=True)
     if not is_first_process():
         return
-    console().print(run_summary(run))
+    console().print(run_summary(Run(run, found, environment)))
     print(f"saved {last}")
     show_next(
         f"wmtp evaluate {run} --allow-code-execution",

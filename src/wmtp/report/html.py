@@ -13,6 +13,7 @@ from wmtp.report import format as formats
 from wmtp.report.comparison_page import comparison_context
 from wmtp.report.heatmap import SATURATION, heatmap, strength
 from wmtp.report.run_page import run_context
+from wmtp.run import Run
 from wmtp.storage import write_text
 
 
@@ -27,13 +28,13 @@ def write_comparison_report(directory: Path) -> Path:
     return _write(directory / REPORT_FILE, "comparison.html.j2", comparison_context(directory))
 
 
-def write_run_report(run_dir: Path) -> Path:
+def write_run_report(run: Run) -> Path:
     """Write `report.html` of one training run.
 
     Raises:
         WMTPError: `metrics.jsonl` is absent or has no training step, or one of the files cannot be read.
     """
-    return _write(run_dir / REPORT_FILE, "run.html.j2", run_context(run_dir))
+    return _write(run.directory / REPORT_FILE, "run.html.j2", run_context(run))
 
 
 def write_inspect_html(samples: Sequence[TokenSample], path: Path) -> Path:

@@ -6,21 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from wmtp.errors import WMTPError
-from wmtp.layout import DATA_FILE, ENVIRONMENT_FILE, RECIPE_FILE, evaluation_files
+from wmtp.layout import DATA_FILE, ENVIRONMENT_FILE, RECIPE_FILE
 from wmtp.records import (
     DataSummary,
     Evaluation,
     Metrics,
     MetricsRecord,
-    read_critic,
     read_critic_validations,
     read_data_summary,
-    read_evaluation,
-    read_metrics,
 )
 from wmtp.report import figures
 from wmtp.report.format import number
 from wmtp.report.measures import read_measures
+from wmtp.run import Run
 from wmtp.storage import read_json
 
 TRACES: dict[str, tuple[str, Callable[[MetricsRecord], float | None]]] = {
@@ -35,15 +33,15 @@ TRACES: dict[str, tuple[str, Callable[[MetricsRecord], float | None]]] = {
 }
 
 
-def run_context(run: Path) -> dict[str, Any]:
+def run_context(run: Run) -> dict[str, Any]:
     """Everything that the template needs; what has no data is named in `left_out`.
 
     Raises:
         WMTPError: the metrics are absent or empty, or one of the files cannot be read.
     """
-    metrics = read_metrics(run)
+    metrics, directory = run.metrics, run.directory
     if not metrics.train:
-        raise WMTPError(f"{run / 'metrics.jsonl'}: no training step was logged yet")
+        raise WMTPError(f"{directory / 'metrics.jsonl'}: no training step was logged yet")
     left_out: list[str] = []
     traces = {}
     for name, (title, value) in TRACES.items():
@@ -52,9 +50,9 @@ def run_context(run: Path) -> dict[str, Any]:
             left_out.append(f"{title}: not in the metrics")
         else:
             traces[name] = figure
-    recipe = run / RECIPE_FILE
+    recipe = directory / RECIPE_FILE
     return {
-        "name": run.resolve().name,
+        "name": directory.resolve().name,
         "last": metrics.train[-1],
         "last_validation": metrics.validation[-1] if metrics.validation else None,
         "skipped_steps": metrics.train[-1].skipped_steps,
@@ -63,9 +61,9 @@ def run_context(run: Path) -> dict[str, Any]:
         "traces": list(traces.values()),
         "critic": _critic(run),
         "evaluations": _evaluations(run, left_out),
-        "measures": read_measures(run),
-        "environment": _environment(run / ENVIRONMENT_FILE, left_out),
-        "data": _data(run, left_out),
+        "measures": read_measures(directory),
+        "environment": _environment(directory / ENVIRONMENT_FILE, left_out),
+        "data": _data(directory, left_out),
         "recipe": recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
         "left_out": left_out,
     }
@@ -85,12 +83,12 @@ def _head_figures(metrics: Metrics, left_out: list[str]) -> list[str]:
     ]
 
 
-def _critic(run: Path) -> dict[str, Any] | None:
+def _critic(run: Run) -> dict[str, Any] | None:
     """Facts and figures of the run's own critic, if it has one."""
-    found = read_critic(run)
+    found = run.critic
     if found is None:
         return None
-    curve = figures.critic_figure(read_critic_validations(run))
+    curve = figures.critic_figure(read_critic_validations(run.directory))
     return {
         "facts": {
             "objective": found.objective,
@@ -105,8 +103,8 @@ def _critic(run: Path) -> dict[str, Any] | None:
     }
 
 
-def _evaluations(run: Path, left_out: list[str]) -> list[Evaluation]:
-    found = [read_evaluation(path) for path in evaluation_files(run)]
+def _evaluations(run: Run, left_out: list[str]) -> list[Evaluation]:
+    found = run.evaluations
     if not found:
         left_out.append("Evaluation: there is no evaluation-<task>.json")
     return found

@@ -1,7 +1,6 @@
 """The same results for a terminal, as rich renderables."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from rich import box
 from rich.style import Style
@@ -10,12 +9,12 @@ from rich.text import Text
 
 from wmtp.errors import WMTPError
 from wmtp.experiment.results import ArmResult, Comparison, Difference, Interval, TokenSample
-from wmtp.layout import evaluation_files
-from wmtp.records import MetricsRecord, read_critic, read_evaluation, read_metrics
+from wmtp.records import MetricsRecord
 from wmtp.registry import did_you_mean
 from wmtp.report.format import ABSENT, number, p_value, percent, points, visible
 from wmtp.report.headline import headline, notes
 from wmtp.report.heatmap import SATURATION, cells, strength
+from wmtp.run import Run
 
 NEUTRAL, ABOVE, BELOW = (235, 235, 235), (86, 160, 222), (238, 146, 66)
 
@@ -51,15 +50,15 @@ def comparison_table(comparison: Comparison) -> Table:
     return table
 
 
-def run_summary(run_dir: Path) -> Table:
+def run_summary(run: Run) -> Table:
     """Where a run stands: steps, tokens, time, cross-entropy by head, its critic, evaluations.
 
     Raises:
         WMTPError: the metrics are absent or empty, or one of the files cannot be read.
     """
-    metrics = read_metrics(run_dir)
+    metrics = run.metrics
     if not metrics.train:
-        raise WMTPError(f"{run_dir / 'metrics.jsonl'}: no training step was logged yet")
+        raise WMTPError(f"{run.directory / 'metrics.jsonl'}: no training step was logged yet")
     last = metrics.train[-1]
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
@@ -71,14 +70,13 @@ def run_summary(run_dir: Path) -> Table:
     if metrics.validation:
         validation = metrics.validation[-1]
         table.add_row("validation CE by head", f"{_ce(validation)} (step {number(validation.step, 0)})")
-    critic = read_critic(run_dir)
+    critic = run.critic
     if critic is not None:
         held_out = f"on {number(critic.held_out, 0)} held-out documents"
         table.add_row("critic", f"{visible(critic.objective)}, AUC {number(critic.auc, 3)} {held_out}")
         steps = f"{number(critic.best_step, 0)} of {number(critic.steps, 0)}"
         table.add_row("critic's best step", f"{steps}, {number(critic.seconds, 1)} training seconds")
-    for path in evaluation_files(run_dir):
-        evaluation = read_evaluation(path)
+    for evaluation in run.evaluations:
         shares = ", ".join(
             f"pass@{k} {percent(found.value)}{' (best temperature)' if found.best_of else ''}"
             for k, found in evaluation.pass_at.items()

@@ -1,0 +1,146 @@
+"""A run, opened: what it holds is read when asked for, and verified as far as its use needs."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from refusals import refusal
+from wmtp.checkpoint.store import checkpoints, load_tensors, tensor_names, verify
+from wmtp.cli.evaluation import generate
+from wmtp.config import Config, Recipe
+from wmtp.data.tokenizer import encode, load_tokenizer
+from wmtp.run import Run
+from wmtp.train.run import train
+
+EVALUATION = {
+    "task": "sums",
+    "protocol": "own",
+    "problems": 2,
+    "samples_per_problem": 4,
+    "pass_at": {"1": {"value": 0.625, "stderr": 0.1}},
+    "by_problem": [
+        {"task_id": "a", "samples": 4, "passed": 4, "verdict": "passed"},
+        {"task_id": "b", "samples": 4, "passed": 1, "verdict": "failed"},
+    ],
+    "conditions": {"dtype": "float32"},
+}
+CRITIC = {
+    "objective": "gae",
+    "documents": 9,
+    "held_out": 3,
+    "steps": 30,
+    "seconds": 1.5,
+    "best_step": 20,
+    "auc": 0.75,
+    "explained_variance": None,
+    "calibration": 0.1,
+}
+
+
+@pytest.fixture
+def trained(make_recipe: Callable[..., Recipe], config: Config) -> Path:
+    train(make_recipe(), config, Path("run"))
+    return Path("run")
+
+
+def damage(checkpoint: Path, part: str) -> str:
+    """Change one byte of a part's tensors; returns the file's name in the checkpoint."""
+    path = max((checkpoint / part).iterdir(), key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    return f"{part}/{path.name}"
+
+
+def test_a_run_is_what_lies_in_its_directory(
+    trained: Path, make_recipe: Callable[..., Recipe], config: Config
+) -> None:
+    run = Run.open(trained)
+    assert (run.directory, run.recipe, run.config) == (trained, make_recipe(), config)
+    assert run.checkpoint == checkpoints(trained)[-1]
+    assert run.checkpoint.name == "step-00000006"
+    text = "add 3 to 4: 3 + 4 = 7 done"
+    assert encode(run.tokenizer, [text]) == encode(load_tokenizer(str(run.checkpoint)), [text])
+    saved = {name: torch.empty(size) for name, size in tensor_names(run.checkpoint, "model").items()}
+    load_tensors(run.checkpoint, "model", saved)
+    found = dict(run.model.named_parameters())
+    assert found.keys() == saved.keys()
+    assert all(torch.equal(found[name], saved[name]) for name in saved)
+    assert run.model is run.model
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    for kind, records in (("train", run.metrics.train), ("validation", run.metrics.validation)):
+        assert [r.ce for r in records] == [line["ce"] for line in lines if line["kind"] == kind]
+
+
+def test_evaluations_and_critic_are_those_of_the_files(trained: Path) -> None:
+    run = Run.open(trained)
+    assert run.evaluations == []
+    assert run.critic is None
+    (trained / "evaluation-sums.json").write_text(json.dumps(EVALUATION))
+    (trained / "evaluation-heads.json").write_text("{}")
+    (trained / "critic").mkdir()
+    (trained / "critic" / "critic.json").write_text(json.dumps(CRITIC))
+    [found] = run.evaluations
+    assert (found.task, found.pass_at["1"].value, found.pass_at_1) == ("sums", 0.625, 0.625)
+    assert found.conditions == {"dtype": "float32"}
+    assert run.critic is not None
+    assert (run.critic.best_step, run.critic.auc) == (20, 0.75)
+
+
+def test_overrides_and_another_environment_count_for_this_use_only(trained: Path) -> None:
+    before = {name: (trained / name).read_bytes() for name in ("recipe.yaml", "config.yaml")}
+    run = Run.open(trained, ["evaluate.max_new_tokens=7", "devices.threads=3"])
+    assert run.recipe.evaluate.settings.max_new_tokens == 7
+    assert run.config.devices.threads == 3
+    assert run.config.paths.cache == Run.open(trained).config.paths.cache
+    Path("other.yaml").write_text("paths: {cache: elsewhere}")
+    assert Run.open(trained, config=Path("other.yaml")).config.paths.cache == "elsewhere"
+    assert before == {name: (trained / name).read_bytes() for name in before}
+
+
+def test_results_are_read_without_a_model(trained: Path) -> None:
+    (trained / "evaluation-sums.json").write_text(json.dumps(EVALUATION))
+    shutil.rmtree(trained / "checkpoints")
+    program = (
+        "import sys; from pathlib import Path; from wmtp.run import Run; run = Run.open(Path('run'))\n"
+        "print(len(run.evaluations), len(run.metrics.train), run.critic, 'torch' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert shown == "1 6 None False\n"
+
+
+def test_generation_does_not_read_the_state_of_training(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = checkpoints(trained)[-1]
+    name = damage(newest, "training")
+    assert refusal(verify, newest).startswith(f"{newest}: damaged: {name} is not what was saved")
+    generate(trained, prompt="add 1 to 1: ", max_new_tokens=3)
+    assert capsys.readouterr().out.startswith("add 1 to 1: ")
+
+
+@pytest.mark.parametrize("use", ["model", "tokenizer"])
+def test_damaged_weights_are_one_line(trained: Path, use: str) -> None:
+    newest = checkpoints(trained)[-1]
+    name = damage(newest, "model")
+    expected = f"{newest}: damaged: {name} is not what was saved; take another checkpoint"
+    assert refusal(getattr, Run.open(trained), use) == expected
+
+
+def test_what_is_no_run_is_refused(trained: Path, tmp_path: Path) -> None:
+    def opened(path: Path, *overrides: Any) -> str:
+        return refusal(Run.open, path, *overrides)
+
+    assert opened(Path("gone")) == "gone: not a run directory (no recipe.yaml)"
+    assert opened(checkpoints(trained)[-1]).endswith("step-00000006: not a run directory (no recipe.yaml)")
+    assert "unknown key 'trian'" in opened(trained, ["trian.steps=3"])
+    shutil.rmtree(trained / "checkpoints")
+    (trained / "checkpoints").mkdir()
+    assert refusal(getattr, Run.open(trained), "model") == "run 'run': the run has no checkpoint yet"
