@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,22 @@ import torch
 from refusals import refusal
 from wmtp.checkpoint.store import checkpoints, load_tensors, tensor_names, verify
 from wmtp.cli.evaluation import generate
-from wmtp.config import Config, Recipe
+from wmtp.config import load
 from wmtp.data.tokenizer import encode, load_tokenizer
 from wmtp.run import Run
 from wmtp.train.run import train
 
+TINY = """
+name: tiny
+model: {hidden_size: 32, layers: 2, attention_heads: 2, heads: 3}
+data:
+  source: tinycode
+  vocab_size: 300
+  sequence_length: 256
+  overlong: drop
+  tinycode: {train: 40, validation: 4, test: 4, curated: 0, max_operations: 2, families: [list]}
+train: {steps: 2, batch_size: 4, warmup_steps: 1, log_every: 1, validate_every: 2, save_every: 1}
+"""
 EVALUATION = {
     "task": "sums",
     "protocol": "own",
@@ -44,9 +54,21 @@ CRITIC = {
 }
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("original")
+    (folder / "tiny.yaml").write_text(TINY)
+    recipe, config = load(
+        folder / "tiny.yaml", None, [f"paths.cache={folder}/cache", "devices={device: cpu, precision: fp32}"]
+    )
+    train(recipe, config, folder / "run")
+    return Run(folder / "run", recipe, config)
+
+
 @pytest.fixture
-def trained(make_recipe: Callable[..., Recipe], config: Config) -> Path:
-    train(make_recipe(), config, Path("run"))
+def trained(original: Run) -> Path:
+    """A copy, to be changed."""
+    shutil.copytree(original.directory, "run", symlinks=True)
     return Path("run")
 
 
@@ -59,14 +81,12 @@ def damage(checkpoint: Path, part: str) -> str:
     return f"{part}/{path.name}"
 
 
-def test_a_run_is_what_lies_in_its_directory(
-    trained: Path, make_recipe: Callable[..., Recipe], config: Config
-) -> None:
+def test_a_run_is_what_lies_in_its_directory(trained: Path, original: Run) -> None:
     run = Run.open(trained)
-    assert (run.directory, run.recipe, run.config) == (trained, make_recipe(), config)
+    assert (run.directory, run.recipe, run.config) == (trained, original.recipe, original.config)
+    assert [c.name for c in checkpoints(trained)] == ["step-00000001", "step-00000002"]
     assert run.checkpoint == checkpoints(trained)[-1]
-    assert run.checkpoint.name == "step-00000006"
-    text = "add 3 to 4: 3 + 4 = 7 done"
+    text = "def add(a, b): return a + b"
     assert encode(run.tokenizer, [text]) == encode(load_tokenizer(str(run.checkpoint)), [text])
     saved = {name: torch.empty(size) for name, size in tensor_names(run.checkpoint, "model").items()}
     load_tensors(run.checkpoint, "model", saved)
@@ -113,7 +133,7 @@ def test_results_are_read_without_a_model(trained: Path) -> None:
         "print(len(run.evaluations), len(run.metrics.train), run.critic, 'torch' in sys.modules)"
     )
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert shown == "1 6 None False\n"
+    assert shown == "1 2 None False\n"
 
 
 def test_generation_does_not_read_the_state_of_training(
@@ -134,12 +154,12 @@ def test_damaged_weights_are_one_line(trained: Path, use: str) -> None:
     assert refusal(getattr, Run.open(trained), use) == expected
 
 
-def test_what_is_no_run_is_refused(trained: Path, tmp_path: Path) -> None:
+def test_what_is_no_run_is_refused(trained: Path) -> None:
     def opened(path: Path, *overrides: Any) -> str:
         return refusal(Run.open, path, *overrides)
 
     assert opened(Path("gone")) == "gone: not a run directory (no recipe.yaml)"
-    assert opened(checkpoints(trained)[-1]).endswith("step-00000006: not a run directory (no recipe.yaml)")
+    assert opened(checkpoints(trained)[-1]).endswith("step-00000002: not a run directory (no recipe.yaml)")
     assert "unknown key 'trian'" in opened(trained, ["trian.steps=3"])
     shutil.rmtree(trained / "checkpoints")
     (trained / "checkpoints").mkdir()
