@@ -12,7 +12,7 @@ from torch.distributed import ProcessGroup
 from ranks import RECIPE, run_on_ranks
 from wmtp.config import override
 from wmtp.data.dataset import Document, tokenise
-from wmtp.data.loader import Loader
+from wmtp.data.loader import BatchShape, Loader
 from wmtp.data.tokenizer import train_tokenizer
 from wmtp.distributed.world import World
 from wmtp.model.build import build_model
@@ -40,9 +40,7 @@ def step(
     ce = np.random.default_rng(0).exponential(2, len(dataset.tokens)).astype(np.float16)
     loader = Loader(
         dataset,
-        sequence_length=48,
-        batch_size=8,
-        micro_batch_size=micro,
+        BatchShape(48, 8, micro),
         seed=0,
         rank=rank,
         world_size=world_size,
