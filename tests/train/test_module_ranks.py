@@ -1,5 +1,6 @@
 """A step split over ranks gives the loss and the gradients of one process."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,9 @@ def all_steps(
 
 
 @pytest.fixture(scope="module")
-def of_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def of_two_ranks(shared: Callable[..., list[Any]]) -> list[Any]:
     """What each rank found; all cases share two processes, which cost more than the steps."""
-    return run_on_ranks(all_steps, 2, str(tmp_path_factory.mktemp("cache")))
+    return shared("steps-of-two-ranks", lambda folder: run_on_ranks(all_steps, 2, str(folder)))
 
 
 @pytest.mark.parametrize("case", range(len(CASES)), ids=[str(changes) for changes in CASES])
