@@ -12,10 +12,11 @@ from transformers import PreTrainedTokenizerFast
 
 from wmtp.config import Recipe, override
 from wmtp.data.dataset import Counts, TokenDataset
-from wmtp.data.loader import Columns, Loader
+from wmtp.data.loader import BatchShape, Columns, Loader
 from wmtp.distributed.parallel import replicate
 from wmtp.distributed.world import World
 from wmtp.environment import processor_name
+from wmtp.train.context import TrainContext
 from wmtp.train.follower import Nobody
 from wmtp.train.heartbeat import Heartbeat
 from wmtp.train.module import WeightedMTP
@@ -101,9 +102,7 @@ def lone_trainer(
     recipe = module.recipe
     loader = Loader(
         dataset,
-        sequence_length=recipe.data.sequence_length,
-        batch_size=recipe.train.batch_size,
-        micro_batch_size=recipe.train.rows_at_once,
+        BatchShape(recipe.data.sequence_length, recipe.train.batch_size, recipe.train.rows_at_once),
         seed=0,
         columns=columns,
     )
@@ -113,12 +112,14 @@ def lone_trainer(
         replicate(module, world),
         loader,
         dataset,
-        tokenizer,
-        folder,
-        world,
-        Heartbeat(None, 0, 1, folder, 600.0),
-        StopRequest(60.0, lambda: ""),
-        Nobody(),
+        TrainContext(
+            folder,
+            world,
+            tokenizer,
+            Heartbeat(None, 0, 1, folder, 600.0),
+            StopRequest(60.0, lambda: ""),
+            Nobody(),
+        ),
         write_configuration=module.model.config.save_pretrained,
     )
 

@@ -28,7 +28,7 @@ from wmtp.critic.learner import (
 from wmtp.critic.model import untrained_critic
 from wmtp.critic.value_head import ValueHead, load_value_head
 from wmtp.data.dataset import Counts, Document, TokenDataset, tokenise
-from wmtp.data.loader import Batch, Loader, collate, in_order
+from wmtp.data.loader import Batch, BatchShape, Loader, collate, in_order
 from wmtp.data.targets import is_last
 from wmtp.data.tokenizer import train_tokenizer
 from wmtp.distributed.world import World
@@ -96,9 +96,7 @@ def loader(recipe: Recipe, found: Labelled, rank: int = 0, world_size: int = 1) 
     is_pairwise = recipe.critic.objective == "pairwise"
     return Loader(
         found.documents,
-        sequence_length=recipe.data.sequence_length,
-        batch_size=recipe.train.batch_size,
-        micro_batch_size=recipe.train.rows_at_once,
+        BatchShape(recipe.data.sequence_length, recipe.train.batch_size, recipe.train.rows_at_once),
         seed=recipe.seed,
         rank=rank,
         world_size=world_size,

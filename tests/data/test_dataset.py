@@ -16,7 +16,7 @@ from wmtp.config import FieldsConfig, Recipe
 from wmtp.data.corpus import load_rows
 from wmtp.data.dataset import Counts, Document, TokenDataset, tokenise
 from wmtp.data.documents import documents_from
-from wmtp.data.loader import Loader, collate, in_order, pack
+from wmtp.data.loader import BatchShape, Loader, collate, in_order, pack
 from wmtp.data.rows import Row
 from wmtp.data.tokenizer import _train, encode, tokenizer_fingerprint
 from wmtp.errors import WMTPError
@@ -137,7 +137,7 @@ def test_the_fingerprint_is_computed_once_for_all_saves(monkeypatch: pytest.Monk
         return hashlib.sha256()
 
     monkeypatch.setattr(dataset_module, "hashlib", SimpleNamespace(sha256=watched))
-    loader = Loader(dataset_of([3, 4, 5]), sequence_length=8, batch_size=2, micro_batch_size=2, seed=0)
+    loader = Loader(dataset_of([3, 4, 5]), BatchShape(8, 2, 2), seed=0)
     states = [loader.state_dict() for _ in range(3)]
     loader.load_state_dict(states[0])
     assert len(hashed) == 1
@@ -199,9 +199,7 @@ def loader(world_size: int = 1, rank: int = 0, micro: int = 2, seed: int = 5, un
     dataset = dataset_of([1 + i % 9 for i in range(100)])
     return Loader(
         dataset,
-        sequence_length=16,
-        batch_size=8,
-        micro_batch_size=micro,
+        BatchShape(16, 8, micro),
         seed=seed,
         rank=rank,
         world_size=world_size,
@@ -329,7 +327,7 @@ def test_resuming_continues_the_order_of_units() -> None:
 
 def test_changed_data_is_refused() -> None:
     state = loader().state_dict()
-    changed = Loader(dataset_of([3, 4]), sequence_length=16, batch_size=1, micro_batch_size=1, seed=0)
+    changed = Loader(dataset_of([3, 4]), BatchShape(16, 1, 1), seed=0)
     with pytest.raises(WMTPError, match=r"data\.source: the training data changed .* now, .* then"):
         changed.load_state_dict(state)
 

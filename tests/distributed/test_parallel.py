@@ -14,13 +14,14 @@ from torch.distributed.tensor import DTensor
 from ranks import RECIPE, run_on_ranks
 from wmtp.config import Config, DevicesConfig, Recipe, override
 from wmtp.data.dataset import Document, TokenDataset, tokenise
-from wmtp.data.loader import Loader
+from wmtp.data.loader import BatchShape, Loader
 from wmtp.data.tokenizer import train_tokenizer
 from wmtp.distributed.parallel import is_sharded, replicate, shard
 from wmtp.distributed.world import World
 from wmtp.metrics import MetricsLog
 from wmtp.model.build import build_model, empty_model, learner_config
 from wmtp.tracking.tracker import Tracker
+from wmtp.train.context import TrainContext
 from wmtp.train.heartbeat import Heartbeat
 from wmtp.train.module import WeightedMTP
 from wmtp.train.run import train
@@ -87,9 +88,7 @@ def trained(
     parallel = module if sharded else replicate(module, world)
     loader = Loader(
         dataset,
-        sequence_length=48,
-        batch_size=8,
-        micro_batch_size=recipe.train.rows_at_once,
+        BatchShape(48, 8, recipe.train.rows_at_once),
         seed=0,
         rank=rank,
         world_size=world.size,
@@ -103,12 +102,7 @@ def trained(
         parallel,
         loader,
         dataset,
-        tokenizer,
-        run,
-        world,
-        heartbeat,
-        stop,
-        tracker,
+        TrainContext(run, world, tokenizer, heartbeat, stop, tracker),
         write_configuration=model.config.save_pretrained,
     )
     trajectory = []

@@ -1,5 +1,6 @@
 """One folder for all tests of a session: a run that nothing happened to is needed by many of them."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,18 @@ from typing import Any
 import pytest
 from harness import Training, prepare
 
+Shared = Callable[[str, Callable[[Path], Any]], Any]
+
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(shared: Shared) -> Path:
     """Where runs find data, a reference, recipe.yaml and config.yaml."""
-    path = tmp_path_factory.mktemp("invariant")
-    prepare(path)
-    return path
+
+    def written(path: Path) -> Path:
+        prepare(path)
+        return path
+
+    return shared("invariant", written)
 
 
 @pytest.fixture
@@ -31,17 +37,18 @@ def start(folder: Path) -> Iterator[Callable[..., Training]]:
 
 
 @pytest.fixture(scope="session")
-def whole(folder: Path) -> Callable[..., Path]:
+def whole(folder: Path, shared: Shared) -> Callable[..., Path]:
     """`whole(2, "devices.parallel=fsdp")`: the directory of a run in this layout to which nothing happened."""
-    runs: dict[tuple[Any, ...], Path] = {}
 
     def uninterrupted(nproc: int | None = None, *settings: str) -> Path:
-        layout = (nproc, *settings)
-        if layout not in runs:
-            training = Training(folder, f"whole-{len(runs)}", *settings, nproc=nproc)
+        name = "whole-" + hashlib.sha256(repr((nproc, *settings)).encode()).hexdigest()[:16]
+
+        def train(_: Path) -> Path:
+            training = Training(folder, name, *settings, nproc=nproc)
             ended = training.end()
             assert ended.status == 0, ended.errors
-            runs[layout] = training.run
-        return runs[layout]
+            return training.run
+
+        return shared(name, train)
 
     return uninterrupted

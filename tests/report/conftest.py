@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from synthetic_comparison import build
@@ -9,11 +10,14 @@ from wmtp.report.html import write_comparison_report
 
 
 @pytest.fixture(scope="session")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Comparison, str]:
+def written(shared: Callable[..., Any]) -> tuple[Path, Comparison, str]:
     """A comparison of two seeds with its report, for tests that only read: directory, numbers, page."""
-    directory = tmp_path_factory.mktemp("written")
-    comparison = build(directory, seeds=2, steps=60)
-    return directory, comparison, write_comparison_report(directory).read_text(encoding="utf-8")
+
+    def write(directory: Path) -> tuple[Path, Comparison, str]:
+        comparison = build(directory, seeds=2, steps=60)
+        return directory, comparison, write_comparison_report(directory).read_text(encoding="utf-8")
+
+    return shared("comparison", write)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,17 @@ from wmtp.metrics import MetricsLog
 
 
 @pytest.fixture(scope="session")
-def _empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _empty_database(shared: Callable[..., Path]) -> Path:
     """MLflow takes two seconds to create its tables; once is enough."""
     pytest.importorskip("mlflow")
     from wmtp.tracking.store import Store
 
-    folder = tmp_path_factory.mktemp("mlflow")
-    store = Store(Config.model_validate({"paths": {"runs": str(folder)}}), timeout=5)
-    assert store.experiment_id == "1"
-    return folder / "mlflow.db"
+    def create(folder: Path) -> Path:
+        store = Store(Config.model_validate({"paths": {"runs": str(folder)}}), timeout=5)
+        assert store.experiment_id == "1"
+        return folder / "mlflow.db"
+
+    return shared("mlflow", create)
 
 
 @pytest.fixture

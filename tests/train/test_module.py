@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wmtp.config import Recipe
 from wmtp.data.corpus import load_data
-from wmtp.data.loader import Batch, Loader
+from wmtp.data.loader import Batch, BatchShape, Loader
 from wmtp.distributed.world import World
 from wmtp.errors import WMTPError
 from wmtp.model.build import build_model
@@ -35,9 +35,7 @@ def parts(make_recipe: Make, config: Any) -> Callable[..., tuple[WeightedMTP, li
         ce = np.random.default_rng(0).exponential(2, len(data.train.tokens)).astype(np.float16)
         loader = Loader(
             data.train,
-            sequence_length=recipe.data.sequence_length,
-            batch_size=recipe.train.batch_size,
-            micro_batch_size=recipe.train.rows_at_once,
+            BatchShape(recipe.data.sequence_length, recipe.train.batch_size, recipe.train.rows_at_once),
             seed=recipe.seed,
             columns={"reference_ce": ce},
         )

@@ -1,5 +1,6 @@
 """A step split over ranks gives the loss and the gradients of one process."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.distributed import ProcessGroup
 from ranks import RECIPE, run_on_ranks
 from wmtp.config import override
 from wmtp.data.dataset import Document, tokenise
-from wmtp.data.loader import Loader
+from wmtp.data.loader import BatchShape, Loader
 from wmtp.data.tokenizer import train_tokenizer
 from wmtp.distributed.world import World
 from wmtp.model.build import build_model
@@ -40,9 +41,7 @@ def step(
     ce = np.random.default_rng(0).exponential(2, len(dataset.tokens)).astype(np.float16)
     loader = Loader(
         dataset,
-        sequence_length=48,
-        batch_size=8,
-        micro_batch_size=micro,
+        BatchShape(48, 8, micro),
         seed=0,
         rank=rank,
         world_size=world_size,
@@ -71,9 +70,9 @@ def all_steps(
 
 
 @pytest.fixture(scope="module")
-def of_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def of_two_ranks(shared: Callable[..., list[Any]]) -> list[Any]:
     """What each rank found; all cases share two processes, which cost more than the steps."""
-    return run_on_ranks(all_steps, 2, str(tmp_path_factory.mktemp("cache")))
+    return shared("steps-of-two-ranks", lambda folder: run_on_ranks(all_steps, 2, str(folder)))
 
 
 @pytest.mark.parametrize("case", range(len(CASES)), ids=[str(changes) for changes in CASES])

@@ -97,7 +97,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, int], None]:
             write(trainer, record)
             if trainer.run.name == name and (record["kind"], record["step"]) == ("train", step):
                 os.kill(os.getpid(), signal.SIGTERM)
-                while trainer.stop.signum is None:
+                while trainer.context.stop.signum is None:
                     time.sleep(0.001)
 
         monkeypatch.setattr(Trainer, "_write", write_and_signal)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from wmtp.config import Config, Recipe
+from wmtp.config import Config, Recipe, recipe_from
 from wmtp.data.corpus import Data, load_data
 from wmtp.errors import WMTPError
 from wmtp.model.build import build_model, load_reference
@@ -28,15 +28,20 @@ def plain_llama(vocab_size: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(LlamaConfig(vocab_size=vocab_size, initializer_range=0.3, **sizes)).eval()
 
 
+SHAPES = {
+    "data": {"sequence_length": 64},
+    "loss": {"chunk_size": 50},
+    "train": {"batch_size": 8, "micro_batch_size": 4},
+}
+
+
 def write(directory: Path, data: Data, model: PreTrainedModel) -> None:
     write_scores(
         directory,
         data.train,
         model,
+        recipe_from(SHAPES, "test"),
         model_fingerprint="m" * 64,
-        sequence_length=64,
-        chunk_size=50,
-        batch_size=4,
         device=torch.device("cpu"),
         dtype=torch.float32,
     )

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,9 +215,9 @@ def train_with_each(
 
 
 @pytest.fixture(scope="module")
-def on_two_ranks(small: Small, cache: Path) -> list[dict[str, Any]]:
+def on_two_ranks(small: Small, cache: Path, shared: Callable[..., Any]) -> list[dict[str, Any]]:
     """All scorers, one after the other, on one pair of processes."""
-    return run_on_ranks(train_with_each, 2, 2, NAMES, cache)
+    return shared("scorers-on-two-ranks", lambda _: run_on_ranks(train_with_each, 2, 2, NAMES, cache))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -105,6 +105,15 @@ def collate(
     )
 
 
+@dataclass(frozen=True)
+class BatchShape:
+    """Tokens of a packed row, rows of an optimiser step over all ranks, and rows of a micro-batch."""
+
+    sequence_length: int
+    batch_size: int
+    micro_batch_size: int
+
+
 class Loader:
     """Endless shuffled epochs of packed rows.
 
@@ -119,25 +128,21 @@ class Loader:
     def __init__(
         self,
         dataset: TokenDataset,
+        shape: BatchShape,
         *,
-        sequence_length: int,
-        batch_size: int,
-        micro_batch_size: int,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
         columns: Columns | None = None,
         units: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        if batch_size % world_size:
+        if shape.batch_size % world_size:
             raise WMTPError(
-                f"train.batch_size {batch_size} does not divide among {world_size} processes; "
+                f"train.batch_size {shape.batch_size} does not divide among {world_size} processes; "
                 f"use a multiple of {world_size}"
             )
         self.dataset = dataset
-        self.sequence_length = sequence_length
-        self.batch_size = batch_size
-        self.micro_batch_size = micro_batch_size
+        self.shape = shape
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
@@ -157,18 +162,19 @@ class Loader:
 
     def __next__(self) -> list[Batch]:
         """This rank's micro-batches of the next optimiser step."""
-        rows = self._take(self.batch_size)
-        share = self.batch_size // self.world_size
+        shape = self.shape
+        rows = self._take(shape.batch_size)
+        share = shape.batch_size // self.world_size
         mine = rows[self.rank * share : (self.rank + 1) * share]
         return [
-            collate(self.dataset, mine[i : i + self.micro_batch_size], self.sequence_length, self.columns)
-            for i in range(0, share, self.micro_batch_size)  # the last may be smaller
+            collate(self.dataset, mine[i : i + shape.micro_batch_size], shape.sequence_length, self.columns)
+            for i in range(0, share, shape.micro_batch_size)  # the last may be smaller
         ]
 
     def sample(self, rows: int) -> Batch:
         """So many rows of the present epoch, the same on every rank, without moving on."""
         first = [self._rows[i % len(self._rows)] for i in range(rows)]
-        return collate(self.dataset, first, self.sequence_length, self.columns)
+        return collate(self.dataset, first, self.shape.sequence_length, self.columns)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next step starts."""
@@ -218,10 +224,10 @@ class Loader:
         rng = np.random.default_rng([self.seed, epoch])
         lengths = self.dataset.lengths
         if self._units is None:
-            return pack(lengths.tolist(), rng.permutation(len(lengths)).tolist(), self.sequence_length)
+            return pack(lengths.tolist(), rng.permutation(len(lengths)).tolist(), self.shape.sequence_length)
         units = self._units
         together = [int(lengths[list(unit)].sum()) for unit in units]
-        rows = pack(together, rng.permutation(len(units)).tolist(), self.sequence_length)
+        rows = pack(together, rng.permutation(len(units)).tolist(), self.shape.sequence_length)
         return [[document for unit in row for document in units[unit]] for row in rows]
 
 

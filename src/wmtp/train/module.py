@@ -18,7 +18,7 @@ from wmtp.data.targets import make_targets, shift_left
 from wmtp.distributed.world import World, all_reduce, world_size
 from wmtp.environment import autocast
 from wmtp.errors import WMTPError
-from wmtp.loss import TokenStatistics, linear_token_statistics, weighted_linear_cross_entropy
+from wmtp.loss import TokenStatistics, choose_kernel
 from wmtp.metrics import finite
 from wmtp.model.modeling import MTPForCausalLM, TrunkOutput
 from wmtp.model.packed import next_token_hidden, packed_trunk
@@ -85,6 +85,7 @@ class WeightedMTP(nn.Module):
                 f"loss.schedule: scorer {self.scorer_name!r} has mode {weights.mode}, which has no temperature; "
                 f"set loss.mode to soft"
             )
+        self.kernel = choose_kernel(recipe.loss)
         self.schedule = WeightSchedule(weights, recipe.loss, recipe.train.steps)
         self.clean = clean
         self.compute_dtype = compute_dtype
@@ -148,12 +149,8 @@ class WeightedMTP(nn.Module):
                 raw = self._scores(batch, trunk, hidden_0, targets_bsh, valid_bsh, clean_gradient)
                 ((scores_bsh, weights_bsh),) = self.weigh([raw], [valid_bsh], [batch], step)
             hidden_bshd = self._all_heads(trunk, hidden_0)
-        loss_sum, ce = weighted_linear_cross_entropy(
-            hidden_bshd.flatten(0, 2),
-            self.model.unembedding,
-            targets_bsh.flatten(),
-            weights_bsh.flatten(),
-            chunk_size=self.recipe.loss.chunk_size,
+        loss_sum, ce = self.kernel.weighted_cross_entropy(
+            hidden_bshd.flatten(0, 2), self.model.unembedding, targets_bsh.flatten(), weights_bsh.flatten()
         )
         # Gradients are averaged over ranks, and the sum is wanted.
         loss = loss_sum * (world_size(self.group) / valid_entries)
@@ -245,12 +242,11 @@ class WeightedMTP(nn.Module):
         valid_bs = valid_bsh[..., 0]
         with torch.enable_grad():
             unembedding = self.model.unembedding.detach().requires_grad_()
-            loss, _ = weighted_linear_cross_entropy(
+            loss, _ = self.kernel.weighted_cross_entropy(
                 hidden_bsd.flatten(0, 1),
                 unembedding,
                 targets_bsh[..., 0].flatten(),
                 (valid_bs / valid_bs.sum().clamp(min=1)).flatten(),
-                chunk_size=self.recipe.loss.chunk_size,
             )
             (gradient,) = torch.autograd.grad(loss, unembedding)
         return gradient
@@ -338,12 +334,11 @@ class WeightedMTP(nn.Module):
     def _token_statistics(
         self, hidden: Tensor, unembedding: Tensor, targets: Tensor, valid: Tensor, **wanted: Any
     ) -> TokenStatistics:
-        return linear_token_statistics(
+        return self.kernel.token_statistics(
             hidden.to(self.compute_dtype).flatten(0, -2),
             unembedding,
             targets.flatten(),
             where=valid.flatten(),
-            chunk_size=self.recipe.loss.chunk_size,
             **wanted,
         )
 

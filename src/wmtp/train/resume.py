@@ -1,26 +1,21 @@
-"""Where a run starts or goes on, and what attends it: parts that both stages of training share."""
+"""Where a stage of training starts or goes on, and its batches."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.distributed_c10d import PrefixStore
-
 from wmtp.checkpoint import store as checkpoint
 from wmtp.config import Config, Recipe, changed_keys, recipe_from
 from wmtp.data.dataset import TokenDataset
-from wmtp.data.loader import Columns, Loader
+from wmtp.data.loader import BatchShape, Columns, Loader
 from wmtp.distributed.world import World
 from wmtp.environment import choose_device, choose_dtype, dtype_name
 from wmtp.errors import WMTPError
 from wmtp.progress import note
 from wmtp.rank import restarts
-from wmtp.train.heartbeat import Heartbeat
 from wmtp.train.optim import check_schedule, learning_rate
-from wmtp.train.signals import StopRequest
 
 RESUMABLE = (
     "name",
@@ -160,23 +155,6 @@ def keep_precision(config: Config, start: Start | None, recipe: Recipe) -> Confi
     return config.model_copy(update={"devices": devices})
 
 
-@contextmanager
-def watch(run: Path, config: Config, world: World) -> Iterator[tuple[Heartbeat, StopRequest]]:
-    """Sign of life and stop request of one stage of training in the directory `run`."""
-    devices = config.devices
-    store = None if world.store is None else PrefixStore(run.name, world.store)
-    with (
-        Heartbeat(store, world.rank, world.size, run, devices.collective_timeout) as heartbeat,
-        StopRequest(devices.stop_timeout, lambda: _last_saved(run)) as stop,
-    ):
-        yield heartbeat, stop
-
-
-def _last_saved(run: Path) -> str:
-    saved = checkpoint.checkpoints(run)
-    return f"the last checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
-
-
 def make_loader(
     recipe: Recipe,
     dataset: TokenDataset,
@@ -187,9 +165,7 @@ def make_loader(
     """This rank's loader of the recipe's batches."""
     return Loader(
         dataset,
-        sequence_length=recipe.data.sequence_length,
-        batch_size=recipe.train.batch_size,
-        micro_batch_size=recipe.train.rows_at_once,
+        BatchShape(recipe.data.sequence_length, recipe.train.batch_size, recipe.train.rows_at_once),
         seed=recipe.seed,
         rank=world.rank,
         world_size=world.size,

@@ -24,9 +24,10 @@ from wmtp.model.build import count_parameters, learner_config, load_reference
 from wmtp.model.loading import model_fingerprint
 from wmtp.storage import write_json, write_text
 from wmtp.train.assemble import assemble, known_columns, scorer_needs
+from wmtp.train.context import training_in
 from wmtp.train.follower import Follow, Follower, nobody
 from wmtp.train.optim import check_schedule
-from wmtp.train.resume import keep_precision, make_loader, note_extension, starting_point, watch
+from wmtp.train.resume import keep_precision, make_loader, note_extension, starting_point
 from wmtp.train.stage_one import critic_recipe, learn_values
 from wmtp.train.trainer import Trainer
 from wmtp.weighting.refscores import Header, write_scores
@@ -127,11 +128,7 @@ def train(
             parallel,
             make_loader(recipe, data.train, world, columns),
             data.validation,
-            data.tokenizer,
-            run,
-            world,
-            *stack.enter_context(watch(run, config, world)),
-            follower,
+            stack.enter_context(training_in(run, config.devices, world, data.tokenizer, follower)),
             write_configuration=module.model.config.save_pretrained,
         )
         trainer.begin_at(start)
@@ -214,10 +211,8 @@ def write_reference_scores(recipe: Recipe, config: Config, data: Data, location:
         output,
         data.train,
         load_reference(model, data.tokenizer, recipe.data.sequence_length),
+        recipe,
         model_fingerprint=model_fingerprint(model),
-        sequence_length=recipe.data.sequence_length,
-        chunk_size=recipe.loss.chunk_size,
-        batch_size=recipe.train.rows_at_once,
         device=device,
         dtype=choose_dtype(config.devices, device),
     )

@@ -20,8 +20,9 @@ from wmtp.layout import BEST, CRITIC, CRITIC_FILE, RECIPE_FILE
 from wmtp.metrics import MetricsLog
 from wmtp.storage import mend, read_json, write_json, write_text
 from wmtp.train.assemble import critic_on_devices
+from wmtp.train.context import training_in
 from wmtp.train.follower import Follow
-from wmtp.train.resume import keep_precision, make_loader, refuse_other_recipe, starting_point, watch
+from wmtp.train.resume import keep_precision, make_loader, refuse_other_recipe, starting_point
 from wmtp.train.trainer import Trainer
 
 
@@ -72,17 +73,13 @@ def learn_values(
     torch.manual_seed(own.seed + world.rank)
     module, parallel = critic_on_devices(own, config, data.tokenizer, start.path if start else None, world)
     follower = follow(run, start.state["mlflow_run_id"] if start else None, fresh=start is None)
-    with watch(run, config, world) as watchers:
+    with training_in(run, config.devices, world, data.tokenizer, follower) as context:
         trainer = Trainer(
             module,
             parallel,
             make_loader(own, learnt.documents, world, learnt.columns, learnt.pairs),
             held_out,
-            data.tokenizer,
-            run,
-            world,
-            *watchers,
-            follower,
+            context,
             write_configuration=_backbone_configuration(module),
             on_best=lambda: save_critic(
                 module.model, run / BEST, own, data.tokenizer, whole=full, is_first=world.is_first

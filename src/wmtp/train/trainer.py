@@ -12,24 +12,21 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed import ReduceOp
-from transformers import PreTrainedTokenizerFast
 
-from wmtp.checkpoint import store as checkpoint
 from wmtp.checkpoint.writer import CheckpointWriter
 from wmtp.config import to_dict
 from wmtp.data.loader import Batch, Loader
 from wmtp.distributed.parallel import accumulating, full
-from wmtp.distributed.world import World, all_reduce
+from wmtp.distributed.world import all_reduce
 from wmtp.environment import dtype_name
 from wmtp.errors import WMTPError, is_out_of_memory
 from wmtp.metrics import MetricsLog, finite
 from wmtp.progress import describe_step, progress
-from wmtp.train.follower import Follower
-from wmtp.train.heartbeat import Heartbeat
+from wmtp.train.context import TrainContext, last_saved
 from wmtp.train.optim import learning_rate, make_optimizer, set_learning_rate
 from wmtp.train.rehearsal import Rehearsal
 from wmtp.train.resume import Start
-from wmtp.train.signals import STOPPING, Stopped, StopRequest
+from wmtp.train.signals import STOPPING, Stopped
 from wmtp.train.state import (
     Counters,
     optimizer_tensors,
@@ -58,12 +55,7 @@ class Trainer:
         parallel: nn.Module,
         loader: Loader,
         held_out: Any,
-        tokenizer: PreTrainedTokenizerFast,
-        run: Path,
-        world: World,
-        heartbeat: Heartbeat,
-        stop: StopRequest,
-        follower: Follower,
+        context: TrainContext,
         *,
         write_configuration: Callable[[Path], None],
         on_best: Callable[[], None] | None = None,
@@ -74,28 +66,25 @@ class Trainer:
         self.recipe = module.recipe
         self.loader = loader
         self.held_out = held_out
-        self.tokenizer = tokenizer
-        self.run = run
-        self.world = world
-        self.heartbeat = heartbeat
-        self.stop = stop
-        self.follower = follower
+        self.context = context
+        self.run = context.run
+        self.world = context.world
         self.write_configuration = write_configuration
         self.on_best = on_best
         self.patience = patience
         train = self.recipe.train
         self.optimizer = make_optimizer(module.model, train)
         self.counters = Counters()
-        self.metrics = MetricsLog(run)
+        self.metrics = MetricsLog(self.run)
         self.writer = CheckpointWriter(
-            run,
+            self.run,
             keep=train.keep_checkpoints,
             keep_every=train.keep_every,
             in_background=train.async_save,
-            group=world.saving_group,
+            group=self.world.saving_group,
         )
         self.rehearsal = Rehearsal(
-            self._attempt, self._release, train.rows_at_once, train.batch_size // world.size, world
+            self._attempt, self._release, train.rows_at_once, train.batch_size // self.world.size, self.world
         )
 
     def fit(self, title: str) -> None:
@@ -120,7 +109,7 @@ class Trainer:
                     self._write(record)
                     update(self.counters.step, describe_step(record))
                 if signum is not None:
-                    self.stop.request(signum)
+                    self.context.stop.request(signum)
                     self.save()
                     raise Stopped(signum, str(self.writer.wait()))
                 self._save_and_validate()
@@ -172,7 +161,7 @@ class Trainer:
             self.metrics.write(record)
 
     def _at(self, phase: str) -> None:
-        self.heartbeat.at(self.counters.step, phase)
+        self.context.heartbeat.at(self.counters.step, phase)
 
     def save(self) -> None:
         """Write a checkpoint from which `begin_at` continues as if nothing had happened."""
@@ -190,14 +179,14 @@ class Trainer:
                 "recipe": to_dict(self.recipe),
                 "world_size": self.world.size,
                 "precision": dtype_name(self.module.compute_dtype),
-                "mlflow_run_id": self.follower.run_id,
+                "mlflow_run_id": self.context.follower.run_id,
             },
             files=self._write_files,
         )
 
     def _write_files(self, folder: Path) -> None:
         self.write_configuration(folder)
-        self.tokenizer.save_pretrained(folder)
+        self.context.tokenizer.save_pretrained(folder)
 
     def begin_at(self, start: Start | None) -> None:
         """Begin, or continue from a checkpoint; the model's weights have been loaded already.
@@ -304,7 +293,7 @@ class Trainer:
                 torch.stack([o.nonfinite_scores for o in outputs]).sum().double(),
             ]
         )
-        counts = [sum(b.tokens for b in batches), *(self.stop.signum == s for s in STOPPING)]
+        counts = [sum(b.tokens for b in batches), *(self.context.stop.signum == s for s in STOPPING)]
         rest = torch.tensor(counts, dtype=torch.float64, device=own.device)
         loss, nonfinite, tokens, *stops = all_reduce(torch.cat([own, rest]), self.world.group).tolist()
         signum = next((s for s, count in zip(STOPPING, stops, strict=True) if count), None)
@@ -327,11 +316,9 @@ class Trainer:
         if counters.bad_in_a_row < train.max_bad_steps:
             return
         self.writer.wait()
-        saved = checkpoint.checkpoints(self.run)
-        good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
         raise WMTPError(
             f"{counters.bad_in_a_row} steps in a row (train.max_bad_steps) had a non-finite loss or gradient, "
-            f"the last at step {counters.step} with loss {loss}; {good}; try a lower train.lr"
+            f"the last at step {counters.step} with loss {loss}; {last_saved(self.run)}; try a lower train.lr"
         )
 
     def _position(self) -> dict[str, Any]:

@@ -8,12 +8,13 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from wmtp.config import Recipe
 from wmtp.data.dataset import TokenDataset
 from wmtp.data.loader import Batch, in_order
 from wmtp.data.targets import has_next, shift_left, shift_right
 from wmtp.environment import autocast
 from wmtp.errors import WMTPError
-from wmtp.loss import linear_cross_entropy_per_token
+from wmtp.loss import LossKernel, choose_kernel
 from wmtp.model.packed import next_token_hidden
 from wmtp.progress import progress
 from wmtp.storage import new_directory, read_json, write_json
@@ -35,18 +36,18 @@ def write_scores(
     directory: Path,
     dataset: TokenDataset,
     model: PreTrainedModel,
+    recipe: Recipe,
     *,
     model_fingerprint: str,
-    sequence_length: int,
-    chunk_size: int,
-    batch_size: int,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Header:
     """Score every token, given those before it in its document: [T] float16, NaN for a document's first.
 
-    Returns the header, which stands beside the scores and says what they belong to.
+    Rows are packed, and logits computed, as the recipe says. Returns the header, which stands beside the scores and
+    says what they belong to.
     """
+    kernel = choose_kernel(recipe.loss)
     header = Header(
         len(dataset.tokens), dataset.fingerprint, dataset.tokenizer_fingerprint, model_fingerprint
     )
@@ -56,8 +57,8 @@ def write_scores(
         scores[:] = np.nan
         done = 0
         with progress("score", header.tokens) as update:
-            for batch in in_order(dataset, sequence_length, batch_size):
-                ce_bs = token_ce(model, batch.to(device), dtype, chunk_size).cpu().numpy()
+            for batch in in_order(dataset, recipe.data.sequence_length, recipe.train.rows_at_once):
+                ce_bs = token_ce(model, batch.to(device), dtype, kernel).cpu().numpy()
                 real = batch.token_keys.numpy() >= 0
                 scores[batch.token_keys.numpy()[real]] = ce_bs[real]
                 done += int(real.sum())
@@ -68,18 +69,17 @@ def write_scores(
 
 
 @torch.no_grad()
-def token_ce(model: PreTrainedModel, batch: Batch, dtype: torch.dtype, chunk_size: int) -> torch.Tensor:
+def token_ce(model: PreTrainedModel, batch: Batch, dtype: torch.dtype, kernel: LossKernel) -> torch.Tensor:
     """[B, S] float32: the model's cross-entropy of the token at each position, NaN for a document's first."""
     with autocast(batch.ids.device, dtype):
         hidden_bsd = next_token_hidden(model, batch).to(dtype)
     targets_bs = shift_left(batch.ids)
-    ce = linear_cross_entropy_per_token(
+    ce = kernel.token_statistics(
         hidden_bsd.flatten(0, 1),
         model.get_output_embeddings().weight,
         targets_bs.flatten(),
         where=has_next(batch.document_ids).flatten(),
-        chunk_size=chunk_size,
-    ).view(targets_bs.shape)
+    ).ce.view(targets_bs.shape)
     return shift_right(ce, torch.nan)
 
 
