@@ -35,7 +35,7 @@ from wmtp.distributed.world import World
 from wmtp.errors import WMTPError
 from wmtp.metrics import MetricsLog
 from wmtp.train.run import train
-from wmtp.train.state import Counters, task_tensors
+from wmtp.train.state import Counters, memory_tensors
 from wmtp.train.trainer import Trainer
 
 Make = Callable[..., Recipe]
@@ -374,7 +374,7 @@ def test_the_copy_is_saved_and_what_is_restored_in_place_is_used(parts: Any) -> 
     remembered = {name: tensor.clone() for name, tensor in module.state().items()}
     forward_backward(module, [batch], step=0)  # a refresh
     assert forward_backward(module, [batch])[0] != before
-    saved = task_tensors(module)
+    saved = memory_tensors(module)
     assert saved.keys() == {f"task.{name}" for name in remembered}
     for name, tensor in remembered.items():
         saved[f"task.{name}"].copy_(tensor)

@@ -98,7 +98,7 @@ class Request:
                     f"{max(0, limit - len(prompt))} of the model's {limit} positions (max_position_embeddings)"
                 )
 
-    def run(self, decode: Callable[["Batch"], None], drafts: int = 0) -> Generation:
+    def run(self, decode: Callable[["DecodingBatch"], None], drafts: int = 0) -> Generation:
         """Decode all prompts in batches of about equal length.
 
         Args:
@@ -115,12 +115,12 @@ class Request:
         start = time.perf_counter()
         with evaluation_mode(self.model):
             for first in range(0, len(order), self.options.batch_size):
-                decode(Batch(self, order[first : first + self.options.batch_size], result, drafts))
+                decode(DecodingBatch(self, order[first : first + self.options.batch_size], result, drafts))
         result.seconds = time.perf_counter() - start
         return result
 
 
-class Batch:
+class DecodingBatch:
     """Prompts that are decoded together. Rows that have ended leave it.
 
     Attributes:

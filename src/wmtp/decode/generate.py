@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wmtp.decode.batch import Batch, Generation, OnEnd, Request
+from wmtp.decode.batch import DecodingBatch, Generation, OnEnd, Request
 from wmtp.decode.drafter import Drafter, make_drafter
 from wmtp.decode.options import DecodeOptions
 from wmtp.errors import WMTPError
@@ -79,7 +79,7 @@ def generate(
     return request.run(lambda batch: _decode(batch, drafter, on_block), drafts=heads - 1)
 
 
-def _decode(batch: Batch, drafter: Drafter | None, on_block: OnBlock | None) -> None:
+def _decode(batch: DecodingBatch, drafter: Drafter | None, on_block: OnBlock | None) -> None:
     trunk, columns, logits = batch.read_prompts()
     own = batch.choice.own(logits, batch.counts)
     drafts, accepted = _no_drafts(own)
@@ -108,7 +108,9 @@ def _no_drafts(own_b: Tensor) -> tuple[Tensor, Tensor]:
     return own_b.new_empty(len(own_b), 0), torch.zeros_like(own_b)
 
 
-def _emit(batch: Batch, drafts: Tensor, accepted: Tensor, own: Tensor, on_block: OnBlock | None) -> None:
+def _emit(
+    batch: DecodingBatch, drafts: Tensor, accepted: Tensor, own: Tensor, on_block: OnBlock | None
+) -> None:
     """Give each row its accepted drafts and head 0's own token; count the drafts that were compared."""
     blocks = torch.cat([accepted[:, None], own[:, None], drafts], 1).tolist()
     confirmed = [[*drafted[:count], token] for count, token, *drafted in blocks]

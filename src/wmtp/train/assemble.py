@@ -26,7 +26,7 @@ from wmtp.model.build import build_model, count_parameters, empty_model, learner
 from wmtp.model.loading import load_config, load_mtp, model_fingerprint
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.train.module import WeightedMTP
-from wmtp.train.state import task_tensors, trained_parameters
+from wmtp.train.state import memory_tensors, trained_parameters
 from wmtp.weighting.refscores import load_scores
 from wmtp.weighting.scorers import create_scorer
 from wmtp.weighting.scorers.base import Need
@@ -68,7 +68,7 @@ def assemble(
 def assemble_trained(recipe: Recipe, config: Config, data: Data, location: Path) -> WeightedMTP:
     """A checkpoint's model with the recipe's scorer, which remembers its training if it was trained with."""
     module, _ = assemble(recipe, config, data, location, World(choose_device(config.devices)))
-    memory = task_tensors(module)
+    memory = memory_tensors(module)
     trained = recipe_from(checkpoint.load_state(location)["recipe"], str(location))
     is_own = trained.train.scorer_name == recipe.train.scorer_name
     if is_own and memory.keys() <= checkpoint.tensor_names(location, "training").keys():

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from wmtp.checkpoint import store as checkpoint
 from wmtp.distributed.world import World
-from wmtp.train.task import Task
+from wmtp.train.trainable import Trainable
 
 
 @dataclass
@@ -68,19 +68,21 @@ def rng_tensors(world: World) -> dict[str, Tensor]:
     return states
 
 
-def task_tensors(task: Task) -> dict[str, Tensor]:
-    """What the task remembers beside parameters."""
-    return {f"task.{name}": tensor for name, tensor in task.state().items()}
+def memory_tensors(module: Trainable) -> dict[str, Tensor]:
+    """What a module remembers beside parameters."""
+    return {f"task.{name}": tensor for name, tensor in module.state().items()}
 
 
-def restore_training(location: Path, task: Task, optimizer: torch.optim.Optimizer, world: World) -> None:
-    """Load the optimiser's and the task's state, and random numbers where the checkpoint has such a rank."""
+def restore_training(
+    location: Path, module: Trainable, optimizer: torch.optim.Optimizer, world: World
+) -> None:
+    """Load the optimiser's and the module's state, and random numbers where the checkpoint has such a rank."""
     saved = checkpoint.tensor_names(location, "training")
     rng = {name: state for name, state in rng_tensors(world).items() if name in saved}
     checkpoint.load_tensors(
         location,
         "training",
-        optimizer_tensors(task.model, optimizer) | task_tensors(task) | rng,
+        optimizer_tensors(module.model, optimizer) | memory_tensors(module) | rng,
         world.saving_group,
     )
     if f"rng.{world.rank}" in rng:

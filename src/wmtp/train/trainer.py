@@ -29,21 +29,21 @@ from wmtp.train.resume import Start
 from wmtp.train.signals import STOPPING, Stopped
 from wmtp.train.state import (
     Counters,
+    memory_tensors,
     optimizer_tensors,
     restore_training,
     rng_tensors,
-    task_tensors,
     trained_parameters,
 )
-from wmtp.train.task import Output, Task
+from wmtp.train.trainable import Output, Trainable
 
 
 class Trainer:
-    """Trains a task and keeps a run directory.
+    """Trains a module and keeps a run directory.
 
     Args:
         parallel: what to call for a step: the module itself, sharded or not, or its replicas' wrapper.
-        held_out: what the task validates on.
+        held_out: what the module validates on.
         write_configuration: writes config.json into a checkpoint's folder.
         on_best: called on every rank after a validation that is the best so far.
         patience: end after so many validations in a row that are not.
@@ -51,7 +51,7 @@ class Trainer:
 
     def __init__(
         self,
-        module: Task,
+        module: Trainable,
         parallel: nn.Module,
         loader: Loader,
         held_out: Any,
@@ -171,7 +171,7 @@ class Trainer:
             self.counters.step,
             model=trained_parameters(model),
             training=optimizer_tensors(model, self.optimizer)
-            | task_tensors(self.module)
+            | memory_tensors(self.module)
             | rng_tensors(self.world),
             state={
                 "counters": asdict(self.counters),

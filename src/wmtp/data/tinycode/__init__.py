@@ -1,5 +1,5 @@
 """The built-in benchmark: generated programming problems with tests, in MBPP's format."""
 
-from wmtp.data.tinycode.corpus import Corpus, Row, generate
+from wmtp.data.tinycode.benchmark import Corpus, Row, generate
 
 __all__ = ["Corpus", "Row", "generate"]

@@ -3,7 +3,7 @@
 from wmtp.config import Recipe
 from wmtp.data.corpus import tinycode_corpus
 from wmtp.data.templates import mbpp_style_prompt
-from wmtp.data.tinycode.corpus import Row
+from wmtp.data.tinycode import Row
 from wmtp.evaluate.tasks.base import ListedTask, Problem
 from wmtp.sandbox import Program
 

@@ -21,7 +21,7 @@ class Output(Protocol):
     def nonfinite_scores(self) -> Tensor: ...
 
 
-class Task(Protocol):
+class Trainable(Protocol):
     """A module from a batch to the loss. Its children beside `model` are frozen.
 
     Attributes:
