@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from wmtp.config import Recipe, TinycodeConfig, override
 from wmtp.data import tinycode
 from wmtp.data.corpus import load_rows
-from wmtp.data.tinycode import corpus
+from wmtp.data.tinycode import benchmark
 from wmtp.data.tinycode.compositions import draw_composition
 from wmtp.data.tinycode.corruption import TOKEN
 from wmtp.data.tinycode.operations import make_step
@@ -409,6 +409,6 @@ def test_single_operations_need_no_held_out_rows():
 
 
 def test_more_held_out_rows_than_there_are_is_refused(monkeypatch):
-    monkeypatch.setattr(corpus, "TRIES", 1)
+    monkeypatch.setattr(benchmark, "TRIES", 1)
     with pytest.raises(WMTPError, match=r"data\.tinycode\.(train|validation): \d+ rows are more than"):
         generate(**SMALL | {"train": 1, "noise": 0.0, "curated": 0})

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -141,16 +142,15 @@ def _compare(
         reference = _train_reference(recipe, config, shared, directory)
         arms = [_with_reference(arm, directory) for arm in arms]
     arms = _with_critics(arms, config, shared, directory, say)
-    runs: dict[tuple[str, int], Run] = {}
-    for seed in seeds:
-        for arm in arms:
-            say(f"{arm.name}, seed {seed} ({len(runs) + 1} of {len(arms) * len(seeds)})")
-            run = arm.run(directory, seed, config)
-            _train_and_evaluate(run, shared)
-            runs[arm.name, seed] = run
-    comparison = _collect(recipe, config, arms, seeds, runs, reference, directory)
+    runs: dict[str, list[Run]] = {arm.name: [] for arm in arms}
+    for number, (seed, arm) in enumerate(product(seeds, arms), start=1):
+        say(f"{arm.name}, seed {seed} ({number} of {len(arms) * len(seeds)})")
+        run = arm.run(directory, seed, config)
+        _train_and_evaluate(run, shared)
+        runs[arm.name].append(run)
+    comparison = _collect(recipe, config, arms, runs, reference, directory)
     write_comparison(comparison, directory)
-    first = {arm.name: runs[arm.name, seeds[0]] for arm in arms}
+    first = {name: own[0] for name, own in runs.items()}
     write_heatmap(weighted_samples(first, shared.data(recipe)), directory)
     return comparison
 
@@ -208,7 +208,7 @@ def _train_and_evaluate(run: Run, shared: _Shared) -> None:
     follow, data = mlflow_follower(run.config), shared.data(run.recipe)
     train(run.recipe, run.config, run.directory, resume="auto", data=data, follow=follow)
     if not is_evaluated(run, shared.conditions(run.recipe)):
-        evaluate_run(replace(run))  # which takes its model with it
+        evaluate_run(replace(run))  # so that the model goes with the copy
 
 
 def _train_reference(recipe: Recipe, config: Config, shared: _Shared, directory: Path) -> ReferenceResult:
@@ -260,34 +260,37 @@ def _collect(
     recipe: Recipe,
     config: Config,
     arms: Sequence[Arm],
-    seeds: Sequence[int],
-    runs: Mapping[tuple[str, int], Run],
+    runs: Mapping[str, Sequence[Run]],
     reference: ReferenceResult | None,
     directory: Path,
 ) -> Comparison:
-    evaluations = {key: read_evaluation(evaluation_path(run)) for key, run in runs.items()}
-    conditions = {f"{name}, seed {seed}": e.conditions for (name, seed), e in evaluations.items()}
-    _refuse_mixed(conditions, f"{recipe.compare.baseline}, seed {seeds[0]}")
-    passes = {
-        arm.name: np.asarray(
-            [[p.passed / p.samples for p in evaluations[arm.name, seed].by_problem] for seed in seeds]
-        )
-        for arm in arms
+    baseline = recipe.compare.baseline
+    seeds = [run.recipe.seed for run in runs[baseline]]
+    evaluations = {name: [read_evaluation(evaluation_path(run)) for run in own] for name, own in runs.items()}
+    conditions = {
+        f"{name}, seed {seed}": evaluation.conditions
+        for name, own in evaluations.items()
+        for seed, evaluation in zip(seeds, own, strict=True)
     }
-    first = evaluations[arms[0].name, seeds[0]]
-    problems = {tuple(p.task_id for p in e.by_problem) for e in evaluations.values()}
+    _refuse_mixed(conditions, f"{baseline}, seed {seeds[0]}")
+    passes = {
+        name: np.asarray([[p.passed / p.samples for p in e.by_problem] for e in own])
+        for name, own in evaluations.items()
+    }
+    first = evaluations[baseline][0]
+    problems = {tuple(p.task_id for p in e.by_problem) for own in evaluations.values() for e in own}
     if len(problems) > 1:
         raise WMTPError("compare.arms: the arms were evaluated on different problems and cannot be paired")
     return Comparison(
         name=recipe.name,
         task=first.task,
         protocol=first.protocol,
-        baseline=recipe.compare.baseline,
-        seeds=list(seeds),
+        baseline=baseline,
+        seeds=seeds,
         steps=recipe.train.steps,
         problems=first.problems,
         arms=[
-            _arm_result(arm, seeds, runs, evaluations, passes, recipe.compare.baseline, directory)
+            _arm_result(arm, runs[arm.name], evaluations[arm.name], passes, baseline, directory)
             for arm in arms
         ],
         reference=reference,
@@ -297,20 +300,17 @@ def _collect(
 
 def _arm_result(
     arm: Arm,
-    seeds: Sequence[int],
-    runs: Mapping[tuple[str, int], Run],
-    evaluations: Mapping[tuple[str, int], Evaluation],
+    runs: Sequence[Run],
+    evaluations: Sequence[Evaluation],
     passes: Mapping[str, NDArray[np.float64]],
     baseline: str,
     directory: Path,
 ) -> ArmResult:
-    own_runs = [runs[arm.name, seed] for seed in seeds]
-    own_evaluations = [evaluations[arm.name, seed] for seed in seeds]
-    trained = [_last_step(run) for run in own_runs]
-    ce = [_validation_ce(run) for run in own_runs]
-    decoding = [e.decoding for e in own_evaluations if e.decoding is not None]
+    trained = [_last_step(run) for run in runs]
+    ce = [_validation_ce(run) for run in runs]
+    decoding = [e.decoding for e in evaluations if e.decoding is not None]
     verdicts = Counter[str]()
-    for evaluation in own_evaluations:
+    for evaluation in evaluations:
         verdicts.update(evaluation.verdicts)
     return ArmResult(
         name=arm.name,
@@ -326,8 +326,8 @@ def _arm_result(
         training_seconds=_mean([t.seconds for t in trained]),
         training_tokens=round(_mean([t.tokens for t in trained])),
         by_seed=[
-            SeedResult(seed, e.pass_at_1, c, str(run.directory.relative_to(directory)))
-            for seed, run, e, c in zip(seeds, own_runs, own_evaluations, ce, strict=True)
+            SeedResult(run.recipe.seed, e.pass_at_1, c, str(run.directory.relative_to(directory)))
+            for run, e, c in zip(runs, evaluations, ce, strict=True)
         ],
         verdicts=dict(verdicts),
     )
