@@ -72,13 +72,15 @@ def trained(original: Run) -> Path:
     return Path("run")
 
 
-def damage(checkpoint: Path, part: str) -> str:
-    """Change one byte of a part's tensors; returns the file's name in the checkpoint."""
-    path = max((checkpoint / part).iterdir(), key=lambda path: path.stat().st_size)
+def damage(checkpoint: Path, *, training: bool) -> str:
+    """Change one byte of the state of training, or of the weights; returns the file's name in the checkpoint."""
+    in_training = set((checkpoint / "training").rglob("*"))
+    files = [path for path in checkpoint.rglob("*") if path.is_file() and (path in in_training) == training]
+    path = max(files, key=lambda path: path.stat().st_size)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    return f"{part}/{path.name}"
+    return path.relative_to(checkpoint).as_posix()
 
 
 def test_a_run_is_what_lies_in_its_directory(trained: Path, original: Run) -> None:
@@ -140,7 +142,7 @@ def test_generation_does_not_read_the_state_of_training(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     newest = checkpoints(trained)[-1]
-    name = damage(newest, "training")
+    name = damage(newest, training=True)
     assert refusal(verify, newest).startswith(f"{newest}: damaged: {name} is not what was saved")
     generate(trained, prompt="add 1 to 1: ", max_new_tokens=3)
     assert capsys.readouterr().out.startswith("add 1 to 1: ")
@@ -149,7 +151,8 @@ def test_generation_does_not_read_the_state_of_training(
 @pytest.mark.parametrize("use", ["model", "tokenizer"])
 def test_damaged_weights_are_one_line(trained: Path, use: str) -> None:
     newest = checkpoints(trained)[-1]
-    name = damage(newest, "model")
+    name = damage(newest, training=False)
+    assert "model" in name
     expected = f"{newest}: damaged: {name} is not what was saved; take another checkpoint"
     assert refusal(getattr, Run.open(trained), use) == expected
 
