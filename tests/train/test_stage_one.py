@@ -404,6 +404,29 @@ def test_stage_1_in_progress_is_not_begun_anew(
     assert records(run / "critic") == before
 
 
+def test_more_steps_leave_a_finished_critic_as_it_is(recipe_of: Make, config: Config, tmp_path: Path) -> None:
+    run, longer = tmp_path / "run", recipe_of(**{"train.steps": 10})
+    train(recipe_of(), config, run)
+    before, _, result = both(run)
+    assert "train.steps differ" in refusal(train, longer, config, run, resume="auto")
+    for _ in range(2):
+        train(longer, config, run, resume="auto", extend=True)
+        assert (both(run)[0], both(run)[2]) == (before, result)
+        assert records(run)[-1]["step"] == 10
+
+
+def test_more_steps_before_stage_2_are_another_critics(
+    recipe_of: Make, config: Config, tmp_path: Path, stop_after: Callable[[str, int], None]
+) -> None:
+    run = tmp_path / "run"
+    stop_after("run", 1)
+    with pytest.raises(Stopped):
+        train(recipe_of(**{"train.save_every": 100}), config, run)
+    shutil.rmtree(checkpoint.checkpoints(run)[-1])
+    longer = recipe_of(**{"train.save_every": 100, "train.steps": 10})
+    assert "train.steps differ" in refusal(train, longer, config, run, resume="auto", extend=True)
+
+
 def test_another_critic_is_not_resumed(
     recipe_of: Make, config: Config, tmp_path: Path, stop_after: Callable[[str, int], None]
 ) -> None:

@@ -50,23 +50,33 @@ class Start:
     state: dict[str, Any]
 
 
-def starting_point(
-    recipe: Recipe, run: Path, resume: str, world: World, *, extend: bool = False
-) -> Start | None:
+@dataclass(frozen=True)
+class Resume:
+    """Whether and how to go on.
+
+    Attributes:
+        where: "never" starts a new run, "auto" continues the newest good checkpoint if there is one, anything else is
+            the checkpoint to continue from.
+        extend: whether a checkpoint of fewer `train.steps` goes on by the schedule of more; else it is refused.
+    """
+
+    where: str = "never"
+    extend: bool = False
+
+
+def starting_point(recipe: Recipe, run: Path, resume: Resume, world: World) -> Start | None:
     """Where training goes on; None to start.
 
-    Args:
-        resume, extend: as of `train`.
     Raises:
         WMTPError: a new run where one is already or whose schedule does not fit, no such checkpoint, a damaged one,
             or one of another recipe.
     """
-    path = _checkpoint_to_resume(run, resume, world)
+    path = _checkpoint_to_resume(run, resume.where, world)
     if path is None:
         check_schedule(recipe.train)
         return None
     start = Start(path, checkpoint.load_state(path))
-    refuse_other_recipe(recipe, start.state, path, extend=extend)
+    refuse_other_recipe(recipe, start.state, path, extend=resume.extend)
     return start
 
 
@@ -95,7 +105,7 @@ def refuse_other_recipe(
     """What is learnt, and from what, may not change on resuming.
 
     Args:
-        extend: as of `train`.
+        extend: as of `Resume`.
     Raises:
         WMTPError: it did; says which keys. Or the schedule over more steps does not fit.
     """

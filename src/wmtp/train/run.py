@@ -27,7 +27,7 @@ from wmtp.train.assemble import assemble, known_columns, scorer_needs
 from wmtp.train.context import training_in
 from wmtp.train.follower import Follow, Follower, nobody
 from wmtp.train.optim import check_schedule
-from wmtp.train.resume import keep_precision, make_loader, note_extension, starting_point
+from wmtp.train.resume import Resume, keep_precision, make_loader, note_extension, starting_point
 from wmtp.train.stage_one import critic_recipe, learn_values
 from wmtp.train.trainer import Trainer
 from wmtp.weighting.refscores import Header, write_scores
@@ -96,18 +96,16 @@ def train(
     Every process of a group that torchrun started calls this.
 
     Args:
-        resume: "never" starts a new run, "auto" continues the newest good checkpoint if there is one, anything else
-            is the checkpoint to continue from.
+        resume, extend: as `Resume`.
         data: what `load_data(recipe, …)` gives, when it is at hand.
         follow: who follows the run, and its stage 1.
-        extend: whether a checkpoint of fewer `train.steps` goes on by the schedule of more; else it is refused.
     """
     configure_torch(config.devices)
     with ExitStack() as stack:
         stack.enter_context(_full_disk_as_one_line(run))
         world = stack.enter_context(processes(config.devices))
         stack.enter_context(_own_directory(run, world))
-        start = starting_point(recipe, run, resume, world, extend=extend)
+        start = starting_point(recipe, run, Resume(resume, extend), world)
         kept = keep_precision(config, start, recipe)
         if data is None:
             with world.first_one_first():
@@ -118,7 +116,9 @@ def train(
         begin = cache(lambda: _begin(recipe, config, kept.devices, data, run, world, stack, follower))
         critic = None
         if "values" in scorer_needs(recipe) and recipe.critic.path is None:
-            critic = learn_values(recipe, config, data, run / CRITIC, resume, world, begin, follow)
+            # More steps are of stage 2; where it has not begun, stage 1 would have had more, too.
+            of_stage_1 = Resume(resume, extend and start is not None)
+            critic = learn_values(recipe, config, data, run / CRITIC, of_stage_1, world, begin, follow)
         torch.manual_seed(recipe.seed + world.rank)
         with world.first_one_first():
             columns = known_columns(recipe, kept, data)
@@ -145,7 +145,7 @@ def train_critic(recipe: Recipe, config: Config, data: Data, run: Path, follow: 
         stack.enter_context(_full_disk_as_one_line(run))
         world = stack.enter_context(processes(config.devices))
         stack.enter_context(_own_directory(run, world))
-        return learn_values(recipe, config, data, run, "auto", world, lambda: None, follow)
+        return learn_values(recipe, config, data, run, Resume("auto"), world, lambda: None, follow)
 
 
 def _begin(

@@ -22,7 +22,7 @@ from wmtp.storage import mend, read_json, write_json, write_text
 from wmtp.train.assemble import critic_on_devices
 from wmtp.train.context import training_in
 from wmtp.train.follower import Follow
-from wmtp.train.resume import keep_precision, make_loader, refuse_other_recipe, starting_point
+from wmtp.train.resume import Resume, keep_precision, make_loader, refuse_other_recipe, starting_point
 from wmtp.train.trainer import Trainer
 
 
@@ -37,7 +37,7 @@ def learn_values(
     config: Config,
     data: Data,
     run: Path,
-    resume: str,
+    resume: Resume,
     world: World,
     begin: Callable[[], None],
     follow: Follow,
@@ -49,16 +49,17 @@ def learn_values(
     Args:
         recipe: of stage 2.
         data: of stage 2, whose tokenizer the critic reads with.
-        resume: as of `train`.
+        resume: of stage 2; stage 1 itself goes on wherever it was, unless stage 2 is a new run.
         begin: called on every rank when nothing can be refused any more.
         follow: who follows stage 1.
     Raises:
         WMTPError: rewards that cannot be learnt from, or training that came to nothing.
     """
     own = critic_recipe(recipe)
-    done = world.any(world.is_first and resume != "never" and (run / CRITIC_FILE).exists())
+    done = world.any(world.is_first and resume.where != "never" and (run / CRITIC_FILE).exists())
     if done:
-        refuse_other_recipe(own, {"recipe": to_dict(load(run / RECIPE_FILE)[0])}, run)
+        saved = to_dict(load(run / RECIPE_FILE)[0])
+        refuse_other_recipe(own, {"recipe": saved}, run, extend=resume.extend)
         _refuse_other_data(data, run)
         return critic_folder(run)
     if world.is_first:
@@ -66,7 +67,7 @@ def learn_values(
         mend(run)
         checkpoint.recover(run)
     world.barrier()
-    start = starting_point(own, run, "never" if resume == "never" else "auto", world)
+    start = starting_point(own, run, Resume("never" if resume.where == "never" else "auto"), world)
     config = keep_precision(config, start, own)
     with world.first_one_first():
         learnt, held_out = labelled_documents(own, config, data.tokenizer)
