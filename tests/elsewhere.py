@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -37,14 +38,6 @@ NUMERICAL = [
     "tests/decode",
     "tests/evaluate/test_speed.py",
     "tests/train/test_module.py",
-]
-LOWEST = [
-    "transformers==5.8.0",
-    "tokenizers==0.22.0",
-    "huggingface_hub==1.5.0",
-    "httpx==0.28.1",
-    "httpcore==1.0.9",
-    "h11==0.16.0",
 ]
 LOWEST_PATHS = ["tests/model", "tests/decode", "tests/data", "tests/weighting"]
 SMALL_DEMO = [
@@ -74,7 +67,7 @@ class Machine:
     umask: int = -1
     closes_input: bool = False
     quick: list[str] = field(default_factory=lambda: QUICK)
-    has_demo: bool = True
+    options: list[str] = field(default_factory=list)
     is_partial: bool = False
 
     def run(self, arguments: list[str], log: Path) -> bool:
@@ -190,24 +183,24 @@ def no_input(machine: Machine) -> None:
 
 
 def lowest_versions(machine: Machine) -> None:
+    """The lowest versions that pyproject.toml claims, resolved together; torch is the one at hand.
+
+    Old libraries use what newer ones beside them call deprecated, so warnings are no errors here.
+    """
     folder = machine.place.parent / "lowest"
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--target",
-        str(folder),
-        "--no-deps",
-        *LOWEST,
-        "httpcore",
-        "h11",
-    ]
-    if subprocess.run(command, check=False).returncode:
-        raise Unavailable("pip could not install them")
-    machine.packages, machine.quick = [str(folder)], LOWEST_PATHS
-    machine.has_demo, machine.is_partial = False, True
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    torch, kept = f"torch=={metadata.version('torch').partition('+')[0]}", folder / "torch.txt"
+    kept.write_text(torch)
+    python = str(folder / "bin" / "python")
+    resolve = ["-m", "uv", "pip", "install", "--quiet", "--python", python, "--resolution", "lowest-direct"]
+    for command in (
+        ["-m", "pip", "install", "--quiet", "uv", torch],
+        [*resolve, "--override", str(kept), "--editable", f"{machine.place}[dev,mlflow]"],
+    ):
+        if subprocess.run([python, *command], stdout=sys.stderr, check=False).returncode:
+            raise Unavailable("its packages could not be installed")
+    machine.python, machine.quick = python, LOWEST_PATHS
+    machine.options = ["-o", "filterwarnings=default"]
 
 
 def other_python(version: str) -> Callable[[Machine], None]:
@@ -271,9 +264,9 @@ def try_condition(name: str, is_full: bool, logs: Path) -> tuple[str, str]:
         except Unavailable as reason:
             return f"not tried: {reason}", ""
         paths = [] if is_full and not machine.is_partial else machine.quick
-        tests = machine.run(["-m", "pytest", "-p", "no:cacheprovider", "-n", "2", *paths], log)
-        if not machine.has_demo:
-            return _said(tests), ""
+        tests = machine.run(
+            ["-m", "pytest", "-p", "no:cacheprovider", "-n", "2", *machine.options, *paths], log
+        )
         small = [] if is_full else SMALL_DEMO
         demo = machine.run(["-m", "wmtp", "compare", "recipes/demo.yaml", *small], log)
     return _said(tests), _said(demo)
