@@ -71,11 +71,6 @@ def test_a_mistake_is_one_line_that_names_the_key(override_: str, expected: str)
         ("model.heads=256", "override model.heads=256: model.heads 256 does not fit into rows"),
         ("devices.threads=x", "override devices.threads=x: devices.threads: input"),
         ("train.steps=[", "override train.steps=[: the value is no YAML"),
-        (
-            "evaluate.data=he.jsonl",
-            "override evaluate.data=he.jsonl: evaluate: data he.jsonl: tinycode is generated; name the benchmark "
-            "with --task",
-        ),
     ],
 )
 def test_a_mistake_of_the_command_line_is_not_the_files(

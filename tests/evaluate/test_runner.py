@@ -21,7 +21,6 @@ from small_models import small_model
 from spaced_tokenizer import spaced_tokenizer
 from wmtp.checkpoint.store import MANIFEST
 from wmtp.config import Config, Recipe
-from wmtp.config.protocols import CODE_STOPS
 from wmtp.data.tokenizer import encode, encode_completions, train_tokenizer
 from wmtp.decode.generate import generate
 from wmtp.decode.options import DecodeOptions
@@ -31,6 +30,7 @@ from wmtp.evaluate import judging
 from wmtp.evaluate.runner import evaluate, evaluate_run, evaluation_path, samples_path, trained_model
 from wmtp.evaluate.samples import SampleFile
 from wmtp.evaluate.tasks import TASKS, Problem
+from wmtp.evaluate.tasks.humaneval import STOPS
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.sandbox import Execution, Program, Verdict
 from wmtp.storage import sha256_file, sha256_text
@@ -187,7 +187,7 @@ def test_samples_come_from_the_protocols_nucleus(
     }
     assert found[0.6] != found[1.0]
     own = [line["completion"] for line in lines_of(tmp_path / "s.jsonl")]
-    assert own == [cut_at(CODE_STOPS, tokenizer.decode(tokens)) for tokens in found[top_p]]
+    assert own == [cut_at(STOPS, tokenizer.decode(tokens)) for tokens in found[top_p]]
 
 
 def test_greedy_completions_are_those_that_drafting_gives(run: Run, tmp_path: Path) -> None:

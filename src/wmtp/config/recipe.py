@@ -7,7 +7,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from wmtp.config.base import Fraction, NonNegative, Positive, Section, Seed
 from wmtp.config.data import DataConfig, ModelConfig
-from wmtp.config.protocols import Extraction, Protocol, find_protocol
 from wmtp.config.weighting import (
     BlendConfig,
     CriticConfig,
@@ -31,6 +30,7 @@ CONTROLS = {
 }
 
 Temperature = Annotated[float, Field(ge=0)]
+Extraction = Literal["none", "fenced"]
 PROTOCOL_KEYS = (
     "samples",
     "k",
@@ -142,12 +142,13 @@ class EvaluateConfig(Section):
     """Generation and execution; times in seconds, memory in MiB, all per program.
 
     What is None is as the protocol has it; where the protocol is None, it is the task's first (`wmtp ls protocols`).
+    The task knows its protocols and splits: `wmtp.evaluate.tasks.settings_of` says whether all of this fits it.
     """
 
     task: str = "tinycode"
     protocol: str | None = None
     data: str | None = None
-    split: Literal["test", "validation", "train", "all"] | None = None
+    split: str | None = None
     samples: Positive | None = None
     k: Annotated[list[Positive], Field(min_length=1)] | None = None
     temperature: Annotated[list[Temperature], BeforeValidator(_as_list), Field(min_length=1)] | None = None
@@ -169,30 +170,10 @@ class EvaluateConfig(Section):
     sandbox: Literal["auto", "basic", "strict"] = "auto"
 
     @model_validator(mode="after")
-    def _fits_protocol(self) -> "EvaluateConfig":
-        if self.split is not None and self.task != "mbpp":
-            raise ValueError(f"split {self.split}: only mbpp is divided into splits, not {self.task}")
-        if (self.start_date or self.end_date) and self.task != "livecodebench":
-            raise ValueError(
-                f"start_date, end_date: only problems of livecodebench have dates, not of {self.task}"
-            )
+    def _days_in_order(self) -> "EvaluateConfig":
         if self.start_date and self.end_date and self.end_date < self.start_date:
             raise ValueError(f"end_date {self.end_date} is before start_date {self.start_date}")
-        if self.data is not None and self.task == "tinycode":
-            raise ValueError(f"data {self.data}: tinycode is generated; name the benchmark with --task")
-        _ = self.settings
         return self
-
-    @property
-    def settings(self) -> Protocol:
-        """The protocol, with what is set here.
-
-        Raises:
-            WMTPError: no such protocol of the task, or settings that do not go together.
-        """
-        given = {key: getattr(self, key) for key in PROTOCOL_KEYS}
-        changes = {key: value for key, value in given.items() if value is not None}
-        return find_protocol(self.task, self.protocol).with_changes(changes)
 
 
 class CompareConfig(Section):

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from transformers import PreTrainedTokenizerFast
 
 from wmtp.checkpoint import store as checkpoint
 from wmtp.config import Config, DevicesConfig, EvaluateConfig, Recipe
-from wmtp.config.protocols import Protocol, result_name
 from wmtp.data.tokenizer import load_tokenizer
 from wmtp.decode.options import DecodeOptions
 from wmtp.environment import choose_device, choose_dtype, configure_torch, dtype_name
@@ -26,9 +24,10 @@ from wmtp.evaluate.judging import (
     warn,
 )
 from wmtp.evaluate.prompts import Prompts, prompts_of
+from wmtp.evaluate.protocols import Protocol
 from wmtp.evaluate.samples import Key, Origin, SampleFile
 from wmtp.evaluate.summary import Judged, summarise
-from wmtp.evaluate.tasks import TASKS, Problem, Task, problems_of
+from wmtp.evaluate.tasks import TASKS, Problem, Task, problems_of, result_name, settings_of
 from wmtp.layout import evaluation_file, samples_file
 from wmtp.model.loading import load_learner
 from wmtp.model.modeling import MTPForCausalLM
@@ -47,7 +46,7 @@ def samples_path(run: Path, recipe: Recipe) -> Path:
 
 
 def _name(config: EvaluateConfig) -> str:
-    return result_name(config.task, config.settings.name)
+    return result_name(config.task, settings_of(config).name)
 
 
 def evaluate_run(run: Path, recipe: Recipe, config: Config) -> dict[str, Any]:
@@ -61,7 +60,7 @@ def evaluate_run(run: Path, recipe: Recipe, config: Config) -> dict[str, Any]:
     """
     require_consent(recipe.evaluate)
     task = TASKS.create(recipe.evaluate.task, recipe)
-    conditions = _conditions(recipe, problems_of(task, recipe.evaluate.settings.limit), config.devices)
+    conditions = _conditions(recipe, problems_of(task, settings_of(recipe.evaluate).limit), config.devices)
     location, model, tokenizer = trained_model(run, config)
     origin = model_origin(location, model)
     path = evaluation_path(run, recipe)
@@ -84,7 +83,7 @@ def evaluation_conditions(recipe: Recipe, devices: DevicesConfig) -> dict[str, A
         WMTPError: the task's data is missing.
     """
     task = TASKS.create(recipe.evaluate.task, recipe)
-    return _conditions(recipe, problems_of(task, recipe.evaluate.settings.limit), devices)
+    return _conditions(recipe, problems_of(task, settings_of(recipe.evaluate).limit), devices)
 
 
 def is_evaluated(run: Path, recipe: Recipe, conditions: dict[str, Any]) -> bool:
@@ -102,7 +101,7 @@ def _conditions(recipe: Recipe, problems: Sequence[Problem], devices: DevicesCon
     config = recipe.evaluate
     conditions = {
         "dtype": dtype_name(decoding_dtype(devices)),
-        "settings": asdict(config.settings),
+        "settings": settings_of(config).as_values(),
         "problems": sha256_text(*(text for p in problems for text in (p.task_id, p.prompt))),
         **verdict_origin(problems, config),
     }
@@ -165,7 +164,7 @@ def evaluate(
         cache: a folder that keeps the verdicts on the problems' own solutions.
         result: where the caller writes what this returns, if it does; set aside with the samples it was made of.
     """
-    config, settings = recipe.evaluate, recipe.evaluate.settings
+    config, settings = recipe.evaluate, settings_of(recipe.evaluate)
     problems = problems_of(task, settings.limit)
     prompts = prompts_of(problems, model, tokenizer, settings, task.stop)
     prompts_digest = sha256_text(*prompts.texts)
@@ -216,7 +215,7 @@ def evaluate(
         **summarise(judged, settings.temperatures, settings.submissions),
         **exclusions,
         **about_answers(judged, file.stops, settings),
-        "settings": asdict(settings),
+        "settings": settings.as_values(),
         "decoding": decoding,
         "sandbox": describe(config.sandbox),
     }

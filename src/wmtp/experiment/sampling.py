@@ -14,6 +14,7 @@ from wmtp.evaluate.generation import Generator
 from wmtp.evaluate.judging import warn
 from wmtp.evaluate.runner import model_origin, trained_model
 from wmtp.evaluate.samples import Key, Origin, SampleFile
+from wmtp.evaluate.tasks import settings_of
 from wmtp.storage import sha256_text, write_text, writing
 
 KEPT = ("task_id", "test_list", "test_setup_code")
@@ -50,10 +51,10 @@ def sample_answers(
     documents = documents_from(rows.train, rows.fields)
     by_prompt = {d.prompt: row for d, row in zip(reversed(documents), reversed(rows.train), strict=True)}
     prompts = list(dict.fromkeys(d.prompt for d in documents))[:limit]
-    location, model, tokenizer = trained_model(run, config)
-    settings = recipe.evaluate.settings.with_changes(
+    settings = settings_of(recipe.evaluate).with_changes(
         {"k": [1], "samples": per_prompt, "temperature": [temperature]}
     )
+    location, model, tokenizer = trained_model(run, config)
     options = DecodeOptions(
         settings.max_new_tokens,
         end_tokens(model, tokenizer),

@@ -1,19 +1,27 @@
-"""Benchmarks by name; listing them imports none."""
+"""Benchmarks: what one is, which there are, and what each takes of a recipe's `evaluate`."""
 
+from wmtp.evaluate.protocols import Protocol, TaskSettings
 from wmtp.evaluate.tasks.base import SEVERAL_ANSWERS, Problem, Task, problems_of
-from wmtp.registry import Registry
-
-TASKS = Registry[Task](
-    "task",
-    {
-        "tinycode": "wmtp.evaluate.tasks.tinycode:tinycode",
-        "mbpp": "wmtp.evaluate.tasks.mbpp:mbpp",
-        "humaneval": "wmtp.evaluate.tasks.humaneval:humaneval",
-        "humanevalplus": "wmtp.evaluate.tasks.evalplus:humanevalplus",
-        "mbppplus": "wmtp.evaluate.tasks.evalplus:mbppplus",
-        "codecontests": "wmtp.evaluate.tasks.codecontests:codecontests",
-        "livecodebench": "wmtp.evaluate.tasks.livecodebench:livecodebench",
-    },
+from wmtp.evaluate.tasks.known import (
+    TASKS,
+    find_protocol,
+    result_name,
+    settings_of,
+    takes,
+    task_settings,
 )
 
-__all__ = ["SEVERAL_ANSWERS", "TASKS", "Problem", "Task", "problems_of"]
+__all__ = [
+    "SEVERAL_ANSWERS",
+    "TASKS",
+    "Problem",
+    "Protocol",
+    "Task",
+    "TaskSettings",
+    "find_protocol",
+    "problems_of",
+    "result_name",
+    "settings_of",
+    "takes",
+    "task_settings",
+]
