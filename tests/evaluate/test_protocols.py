@@ -228,8 +228,11 @@ def test_a_saved_recipe_leaves_to_the_protocol_what_it_left(tmp_path: Any) -> No
     [
         ({"protocol": "lm-eval"}, "protocol 'lm-eval': not one of task 'tinycode'; known: tinycode-greedy"),
         ({"task": "mbpp", "protocol": "bigcod"}, "did you mean 'bigcode'"),
-        ({"k": [5]}, "pass@5 needs samples >= 5, not 1"),
-        ({"samples": 3}, "set temperature above 0"),
+        ({"k": [5]}, "evaluate.k: pass@5 needs samples >= 5, not 1"),
+        (
+            {"samples": 3},
+            "evaluate.samples: several samples at temperature 0 are all the same; set temperature above 0",
+        ),
         ({"k": []}, "at least 1 item"),
         ({"temperature": []}, "at least 1 item"),
         ({"temperature": "warm"}, "valid list"),

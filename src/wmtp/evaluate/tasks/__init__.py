@@ -1,7 +1,7 @@
 """Benchmarks: what one is, which there are, and what each takes of a recipe's `evaluate`."""
 
 from wmtp.evaluate.protocols import Protocol, TaskSettings
-from wmtp.evaluate.tasks.base import SEVERAL_ANSWERS, Problem, Task, problems_of
+from wmtp.evaluate.tasks.base import SEVERAL_ANSWERS, ListedTask, Problem, Task, problems_of
 from wmtp.evaluate.tasks.known import (
     TASKS,
     find_protocol,
@@ -14,6 +14,7 @@ from wmtp.evaluate.tasks.known import (
 __all__ = [
     "SEVERAL_ANSWERS",
     "TASKS",
+    "ListedTask",
     "Problem",
     "Protocol",
     "Task",
