@@ -1,7 +1,7 @@
 """Generate, execute, count: one model on one task."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from wmtp.evaluate.prompts import Prompts, prompts_of
 from wmtp.evaluate.protocols import Protocol
 from wmtp.evaluate.samples import Key, Origin, SampleFile
 from wmtp.evaluate.summary import Judged, summarise
-from wmtp.evaluate.tasks import TASKS, Problem, Task, problems_of, result_name, settings_of
+from wmtp.evaluate.tasks import ListedTask, Problem, result_name, settings_of, task_of
 from wmtp.layout import evaluation_file, samples_file
 from wmtp.model.loading import load_learner
 from wmtp.model.modeling import MTPForCausalLM
@@ -59,19 +59,14 @@ def evaluate_run(run: Path, recipe: Recipe, config: Config) -> dict[str, Any]:
         WMTPError: nobody allowed execution, the task's data is missing, or programs could not be judged.
     """
     require_consent(recipe.evaluate)
-    task = TASKS.create(recipe.evaluate.task, recipe)
-    conditions = _conditions(recipe, problems_of(task, settings_of(recipe.evaluate).limit), config.devices)
+    task = task_of(recipe)
     location, model, tokenizer = trained_model(run, config)
     origin = model_origin(location, model)
     path = evaluation_path(run, recipe)
     result = evaluate(
         model, tokenizer, task, recipe, samples_path(run, recipe), origin, Path(config.paths.cache), path
     )
-    result |= {
-        "checkpoint": location.name,
-        "origin": _origin(location, recipe),
-        "conditions": conditions,
-    }
+    result |= {"checkpoint": location.name, "origin": _origin(location, recipe)}
     write_json(path, result)
     return result
 
@@ -82,8 +77,10 @@ def evaluation_conditions(recipe: Recipe, devices: DevicesConfig) -> dict[str, A
     Raises:
         WMTPError: the task's data is missing.
     """
-    task = TASKS.create(recipe.evaluate.task, recipe)
-    return _conditions(recipe, problems_of(task, settings_of(recipe.evaluate).limit), devices)
+    problems = task_of(recipe).rows
+    return _conditions(
+        recipe.evaluate, problems, verdict_origin(problems, recipe.evaluate), decoding_dtype(devices)
+    )
 
 
 def is_evaluated(run: Path, recipe: Recipe, conditions: dict[str, Any]) -> bool:
@@ -97,13 +94,14 @@ def is_evaluated(run: Path, recipe: Recipe, conditions: dict[str, Any]) -> bool:
     return isinstance(found, dict) and all(found.get(key) == value for key, value in wanted.items())
 
 
-def _conditions(recipe: Recipe, problems: Sequence[Problem], devices: DevicesConfig) -> dict[str, Any]:
-    config = recipe.evaluate
+def _conditions(
+    config: EvaluateConfig, problems: Sequence[Problem], judging: Mapping[str, Any], dtype: torch.dtype
+) -> dict[str, Any]:
     conditions = {
-        "dtype": dtype_name(decoding_dtype(devices)),
+        "dtype": dtype_name(dtype),
         "settings": settings_of(config).as_values(),
         "problems": sha256_text(*(text for p in problems for text in (p.task_id, p.prompt))),
-        **verdict_origin(problems, config),
+        **judging,
     }
     found: dict[str, Any] = json.loads(json.dumps(conditions))
     return found
@@ -145,7 +143,7 @@ def trained_model(run: Path, config: Config) -> tuple[Path, MTPForCausalLM, PreT
 def evaluate(
     model: MTPForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    task: Task,
+    task: ListedTask,
     recipe: Recipe,
     samples: Path,
     origin: dict[str, Any],
@@ -157,7 +155,7 @@ def evaluate(
     Args:
         model: in the dtype and on the device that it decodes in.
         tokenizer: of the model.
-        task: what is evaluated.
+        task: what is evaluated: every one of its problems.
         recipe: its `evaluate` and its seed count.
         samples: the file that completions and verdicts are written to, and taken from where they are there.
         origin: what the model is, as JSON values; samples of another origin are set aside.
@@ -165,7 +163,7 @@ def evaluate(
         result: where the caller writes what this returns, if it does; set aside with the samples it was made of.
     """
     config, settings = recipe.evaluate, settings_of(recipe.evaluate)
-    problems = problems_of(task, settings.limit)
+    problems, judging = task.rows, verdict_origin(task.rows, config)
     prompts = prompts_of(problems, model, tokenizer, settings, task.stop)
     prompts_digest = sha256_text(*prompts.texts)
     solutions = check_solutions(task.name, problems, config, cache)
@@ -196,7 +194,7 @@ def evaluate(
         "stop strings": list(prompts.stop.strings),
         **_further_origin(prompts, tokenizer, settings),
     }
-    with SampleFile(samples, Origin(completions, verdict_origin(problems, config)), warn, result) as file:
+    with SampleFile(samples, Origin(completions, judging), warn, result) as file:
         with file.hint_when_interrupted(order):
             generator.write(file, order, prompts.ids)
             judge_samples(file, problems, order, config)
@@ -218,6 +216,7 @@ def evaluate(
         "settings": settings.as_values(),
         "decoding": decoding,
         "sandbox": describe(config.sandbox),
+        "conditions": _conditions(config, problems, judging, model.dtype),
     }
 
 

@@ -17,7 +17,7 @@ from wmtp.environment import dtype_name
 from wmtp.errors import WMTPError
 from wmtp.evaluate.prompts import prompts_of
 from wmtp.evaluate.runner import trained_model
-from wmtp.evaluate.tasks import TASKS, problems_of, settings_of
+from wmtp.evaluate.tasks import settings_of, task_of
 from wmtp.layout import SPEED_FILE
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.progress import counting, progress
@@ -81,10 +81,9 @@ def evaluate_speed(
         WMTPError: the model has one head only, or the task has no problems.
     """
     check_can_write(run / SPEED_FILE)
-    settings = settings_of(recipe.evaluate)
+    settings, task = settings_of(recipe.evaluate), task_of(recipe)
     location, model, tokenizer = trained_model(run, config)
-    task = TASKS.create(settings.task, recipe)
-    prompts = prompts_of(problems_of(task, settings.limit), model, tokenizer, settings, task.stop)
+    prompts = prompts_of(task.rows, model, tokenizer, settings, task.stop)
     options = DecodeOptions(settings.max_new_tokens, prompts.ends, stop=prompts.stop)
     measured = measure_speed(model, list(prompts.ids.values()), options, batch_sizes, repeats)
     result = {

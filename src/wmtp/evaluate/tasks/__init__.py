@@ -8,6 +8,7 @@ from wmtp.evaluate.tasks.known import (
     result_name,
     settings_of,
     takes,
+    task_of,
     task_settings,
 )
 
@@ -24,5 +25,6 @@ __all__ = [
     "result_name",
     "settings_of",
     "takes",
+    "task_of",
     "task_settings",
 ]

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from wmtp.config import PROTOCOL_KEYS, EvaluateConfig
+from wmtp.config import PROTOCOL_KEYS, EvaluateConfig, Recipe
 from wmtp.errors import WMTPError
 from wmtp.evaluate.protocols import GREEDY, Protocol, TaskSettings
-from wmtp.evaluate.tasks.base import Task
+from wmtp.evaluate.tasks.base import ListedTask, Task, problems_of
 from wmtp.registry import Registry, did_you_mean
 
 TASKS = Registry[Task](
@@ -91,6 +91,18 @@ def settings_of(config: EvaluateConfig) -> Protocol:
     given = {key: getattr(config, key) for key in PROTOCOL_KEYS}
     changes = {key: value for key, value in given.items() if value is not None}
     return find_protocol(task, config.protocol).with_changes(changes)
+
+
+def task_of(recipe: Recipe) -> ListedTask:
+    """The recipe's task with the problems that are evaluated: the first `evaluate.limit`, checked.
+
+    Raises:
+        WMTPError: settings do not fit the task, its data is missing, or what it gives is no list of problems.
+    """
+    settings = settings_of(recipe.evaluate)
+    task = TASKS.create(recipe.evaluate.task, recipe)
+    problems = problems_of(task, settings.limit)
+    return ListedTask(task.name, task.stop, problems)
 
 
 def result_name(task: str, protocol: str) -> str:
