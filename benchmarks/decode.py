@@ -27,6 +27,7 @@ from wmtp.decode.generate import generate
 from wmtp.decode.options import DecodeOptions
 from wmtp.environment import configure_torch
 from wmtp.evaluate.runner import trained_model
+from wmtp.evaluate.tasks import settings_of
 from wmtp.model.export import next_token_model
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.train.run import train
@@ -126,7 +127,7 @@ def _work(run: Path, recipe: Recipe, config: Config, count: int) -> Work:
     return Work(
         model.eval(),
         encode(tokenizer, texts),
-        recipe.evaluate.settings.max_new_tokens,
+        settings_of(recipe.evaluate).max_new_tokens,
         int(tokenizer.eos_token_id),
     )
 

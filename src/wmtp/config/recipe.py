@@ -31,25 +31,6 @@ CONTROLS = {
 
 Temperature = Annotated[float, Field(ge=0)]
 Extraction = Literal["none", "fenced"]
-PROTOCOL_KEYS = (
-    "samples",
-    "k",
-    "temperature",
-    "extraction",
-    "chat",
-    "system",
-    "top_p",
-    "max_new_tokens",
-    "cpu_seconds",
-    "wall_seconds",
-    "memory_mib",
-    "output_mib",
-    "split",
-    "limit",
-    "start_date",
-    "end_date",
-)
-"""Keys of `evaluate` that a protocol decides where they are not set."""
 
 
 def _different(seeds: list[int]) -> list[int]:
@@ -148,7 +129,6 @@ class EvaluateConfig(Section):
     task: str = "tinycode"
     protocol: str | None = None
     data: str | None = None
-    split: str | None = None
     samples: Positive | None = None
     k: Annotated[list[Positive], Field(min_length=1)] | None = None
     temperature: Annotated[list[Temperature], BeforeValidator(_as_list), Field(min_length=1)] | None = None
@@ -157,15 +137,16 @@ class EvaluateConfig(Section):
     system: str | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     max_new_tokens: Positive | None = None
-    batch_size: Positive = 64
-    limit: Positive | None = None
-    start_date: Day | None = None
-    end_date: Day | None = None
-    allow_code_execution: bool = False
     cpu_seconds: Annotated[float, Field(gt=0)] | None = None
     wall_seconds: Annotated[float, Field(gt=0)] | None = None
     memory_mib: Positive | None = None
     output_mib: Positive | None = None
+    split: str | None = None
+    limit: Positive | None = None
+    start_date: Day | None = None
+    end_date: Day | None = None
+    batch_size: Positive = 64
+    allow_code_execution: bool = False
     workers: Positive | None = None
     sandbox: Literal["auto", "basic", "strict"] = "auto"
 
@@ -174,6 +155,14 @@ class EvaluateConfig(Section):
         if self.start_date and self.end_date and self.end_date < self.start_date:
             raise ValueError(f"end_date {self.end_date} is before start_date {self.start_date}")
         return self
+
+
+PROTOCOL_KEYS = tuple(
+    name
+    for name, field in EvaluateConfig.model_fields.items()
+    if field.default is None and name not in ("protocol", "data", "workers")
+)
+"""Keys of `evaluate` that a protocol decides where they are not set."""
 
 
 class CompareConfig(Section):

@@ -31,24 +31,16 @@ class KeptArray:
     length: int
     made_from: Mapping[str, str | None]
 
-    @property
-    def values(self) -> str:
-        """The name of the file of values."""
-        return f"{self.name}.{self.dtype}"
-
-    @property
-    def header(self) -> str:
-        """The name of the file of fingerprints."""
-        return f"{self.name}.json"
-
     @contextmanager
     def writing(self) -> Iterator[NDArray[Any]]:
         """[length], to fill; the folder appears, or is replaced, when the block ends well."""
         with new_directory(self.folder) as aside:
-            values = np.memmap(aside / self.values, dtype=self.dtype, mode="w+", shape=(self.length,))
+            values = np.memmap(
+                aside / f"{self.name}.{self.dtype}", dtype=self.dtype, mode="w+", shape=(self.length,)
+            )
             yield values
             values.flush()
-            write_json(aside / self.header, dict(self.made_from))
+            write_json(aside / f"{self.name}.json", dict(self.made_from))
 
     def read(self) -> NDArray[Any]:
         """[length], memory-mapped.
@@ -56,19 +48,19 @@ class KeptArray:
         Raises:
             WMTPError: there is none, it was made from something else, or it is damaged.
         """
-        found = read_json(self.folder / self.header)
+        header, path = self.folder / f"{self.name}.json", self.folder / f"{self.name}.{self.dtype}"
+        found = read_json(header)
         if not isinstance(found, dict):
-            raise WMTPError(f"{self.folder / self.header}: damaged: should hold fingerprints by kind")
+            raise WMTPError(f"{header}: damaged: should hold fingerprints by kind")
         for kind, wanted in self.made_from.items():
             if wanted is not None and found.get(kind) != wanted:
                 raise WMTPError(
                     f"made with another {kind}: fingerprint {str(found.get(kind))[:16]} there, {wanted[:16]} here"
                 )
-        path = self.folder / self.values
         size, expected = (
             path.stat().st_size if path.exists() else 0,
             self.length * np.dtype(self.dtype).itemsize,
         )
         if size != expected:
-            raise WMTPError(f"{self.values} truncated: {size} bytes instead of {expected}")
+            raise WMTPError(f"{path.name} truncated: {size} bytes instead of {expected}")
         return np.memmap(path, dtype=self.dtype, mode="r", shape=(self.length,))

@@ -10,8 +10,8 @@ from wmtp.config import EvaluateConfig, Recipe
 from wmtp.errors import WMTPError
 from wmtp.evaluate.protocols import HIGH, META_MTP, Protocol, TaskSettings
 from wmtp.evaluate.rows import EvaluationRow, unified
+from wmtp.evaluate.tasks import settings_of, takes
 from wmtp.evaluate.tasks.base import SEVERAL_ANSWERS, ListedTask, Problem, check_unique, data_rows
-from wmtp.evaluate.tasks.known import settings_of, takes
 from wmtp.sandbox import Case, StdinProgram
 
 SOURCE = "a split of deepmind/code_contests (huggingface.co/datasets), as JSON lines"

@@ -12,7 +12,7 @@ from wmtp.config import Recipe
 from wmtp.errors import WMTPError
 from wmtp.evaluate.protocols import Protocol, TaskSettings
 from wmtp.evaluate.rows import EvaluationRow
-from wmtp.evaluate.tasks import evalplus_oracle
+from wmtp.evaluate.tasks import evalplus_oracle, settings_of, takes
 from wmtp.evaluate.tasks.base import (
     ListedTask,
     Problem,
@@ -23,7 +23,6 @@ from wmtp.evaluate.tasks.base import (
 )
 from wmtp.evaluate.tasks.evalplus_inputs import mbpp_arguments
 from wmtp.evaluate.tasks.humaneval import checked_program
-from wmtp.evaluate.tasks.known import settings_of, takes
 from wmtp.evaluate.tasks.texts import demanded_names, needs_candidate, packages_imported
 from wmtp.sandbox import ENTRY_POINT, Program
 

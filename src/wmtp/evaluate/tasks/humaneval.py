@@ -10,8 +10,8 @@ from wmtp.errors import WMTPError
 from wmtp.evaluate.entry_points import as_function, is_entry_point
 from wmtp.evaluate.protocols import BIGCODE, CHAT, LM_EVAL, META_MTP, Protocol, TaskSettings
 from wmtp.evaluate.rows import EvaluationRow
+from wmtp.evaluate.tasks import settings_of, takes
 from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows, is_humaneval_plus
-from wmtp.evaluate.tasks.known import settings_of, takes
 from wmtp.evaluate.tasks.texts import helpers, packages_imported
 from wmtp.sandbox import ENTRY_POINT, Program
 

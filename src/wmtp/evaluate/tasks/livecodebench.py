@@ -14,8 +14,8 @@ from wmtp.errors import WMTPError
 from wmtp.evaluate.entry_points import as_function
 from wmtp.evaluate.protocols import Protocol, TaskSettings
 from wmtp.evaluate.rows import EvaluationRow, unified
+from wmtp.evaluate.tasks import settings_of, takes
 from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows
-from wmtp.evaluate.tasks.known import settings_of, takes
 from wmtp.sandbox import AnyProgram, Call, CallProgram, Case, StdinProgram
 
 SOURCE = "test*.jsonl of livecodebench/code_generation_lite (huggingface.co/datasets)"

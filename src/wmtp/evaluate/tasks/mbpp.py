@@ -8,8 +8,8 @@ from wmtp.data.templates import task_message
 from wmtp.errors import WMTPError
 from wmtp.evaluate.protocols import BIGCODE, CHAT, LM_EVAL, META_MTP, Protocol, TaskSettings
 from wmtp.evaluate.rows import EvaluationRow
+from wmtp.evaluate.tasks import settings_of, takes
 from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows, is_mbpp_plus
-from wmtp.evaluate.tasks.known import settings_of, takes
 from wmtp.evaluate.tasks.texts import demanded_names, needs_candidate, packages_imported
 from wmtp.sandbox import Program
 

@@ -4,8 +4,8 @@ from wmtp.config import Recipe
 from wmtp.data.templates import mbpp_style_prompt
 from wmtp.data.tinycode.corpus import Row
 from wmtp.evaluate.protocols import Protocol, TaskSettings
+from wmtp.evaluate.tasks import takes
 from wmtp.evaluate.tasks.base import ListedTask, Problem
-from wmtp.evaluate.tasks.known import takes
 from wmtp.sandbox import Program
 
 GREEDY = Protocol(
