@@ -16,7 +16,6 @@ from wmtp.data.corpus import Data, load_data
 from wmtp.environment import configure_torch, describe
 from wmtp.errors import WMTPError
 from wmtp.evaluate.runner import evaluate_run, evaluation_conditions, evaluation_path, is_evaluated
-from wmtp.evaluate.tasks import settings_of
 from wmtp.experiment.results import (
     ArmResult,
     Comparison,
@@ -101,7 +100,6 @@ def choose_arms(recipe: Recipe, names: Sequence[str] | None) -> list[Arm]:
     chosen = [Arm(name, arms[name], override(recipe, arms[name], f"compare.arms.{name}")) for name in wanted]
     for arm in chosen:
         check_schedule(arm.recipe.train)
-        settings_of(arm.recipe.evaluate)
     return chosen
 
 
