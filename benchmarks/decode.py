@@ -26,6 +26,7 @@ from wmtp.data.tokenizer import encode
 from wmtp.decode.generate import generate
 from wmtp.decode.options import DecodeOptions
 from wmtp.environment import configure_torch
+from wmtp.evaluate.tasks import settings_of
 from wmtp.model.export import next_token_model
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.run import Run
@@ -125,7 +126,7 @@ def _work(run: Run, count: int) -> Work:
     return Work(
         run.model.eval(),
         encode(run.tokenizer, [mbpp_style_prompt(row["text"]) for row in rows]),
-        run.recipe.evaluate.settings.max_new_tokens,
+        settings_of(run.recipe.evaluate).max_new_tokens,
         int(run.tokenizer.eos_token_id),
     )
 

@@ -15,6 +15,7 @@ from wmtp.checkpoint.store import checkpoints, load_tensors, tensor_names, verif
 from wmtp.cli.evaluation import generate
 from wmtp.config import load
 from wmtp.data.tokenizer import encode, load_tokenizer
+from wmtp.evaluate.tasks import settings_of
 from wmtp.run import Run
 from wmtp.train.run import train
 
@@ -119,7 +120,7 @@ def test_evaluations_and_critic_are_those_of_the_files(trained: Path) -> None:
 def test_overrides_and_another_environment_count_for_this_use_only(trained: Path) -> None:
     before = {name: (trained / name).read_bytes() for name in ("recipe.yaml", "config.yaml")}
     run = Run.open(trained, ["evaluate.max_new_tokens=7", "devices.threads=3"])
-    assert run.recipe.evaluate.settings.max_new_tokens == 7
+    assert settings_of(run.recipe.evaluate).max_new_tokens == 7
     assert run.config.devices.threads == 3
     assert run.config.paths.cache == Run.open(trained).config.paths.cache
     Path("other.yaml").write_text("paths: {cache: elsewhere}")

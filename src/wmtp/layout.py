@@ -31,7 +31,7 @@ def evaluation_file(run: Path, name: str) -> Path:
     """The result of an evaluation.
 
     Args:
-        name: see `wmtp.config.protocols.result_name`.
+        name: see `wmtp.evaluate.tasks.result_name`.
     """
     return run / f"evaluation-{name}.json"
 

@@ -1,5 +1,6 @@
 """Where things are, and writing them so that a crash leaves the old or the new, never half."""
 
+import atexit
 import errno
 import hashlib
 import json
@@ -8,11 +9,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from itertools import takewhile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from wmtp.errors import WMTPError, one_line
+from wmtp.errors import WMTPError, one_line, type_and_message
 
 
 def sha256_file(path: Path) -> str:
@@ -98,6 +100,31 @@ def why_no_file(path: Path) -> str | None:
     if path.is_dir():
         return "is a directory"
     return "is not a regular file: save it first" if path.exists() else "no such file"
+
+
+@cache
+def local_copy(location: str) -> str:
+    """Where on this machine a file or a folder can be read.
+
+    What has a URL of some filesystem that fsspec knows (`s3://bucket/rows.jsonl`) is copied, for as long as this
+    process lives; a path is given back as it is.
+
+    Raises:
+        WMTPError: no such filesystem is installed, or it has nothing there that can be read.
+    """
+    if "://" not in location:
+        return location
+    from fsspec.core import url_to_fs
+
+    folder = tempfile.mkdtemp(prefix="wmtp-copy-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        filesystem, place = url_to_fs(location)
+        copy = Path(folder) / PurePosixPath(place).name
+        filesystem.get(place, str(copy), recursive=True)
+    except Exception as error:  # other people's filesystems raise whatever they like
+        raise WMTPError(f"{location}: cannot be read: {type_and_message(error)}") from error
+    return str(copy)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -36,8 +36,6 @@ def write(path: Path, text: str) -> Path:
         ("model.placement=replace", "placement replace needs more layers (4) than heads (4)"),
         ("train.micro_batch_size=5", "batch_size 32 is not a multiple of micro_batch_size"),
         ("train.steps=none", "train.steps: input should be a valid integer"),
-        ("evaluate.k=[5]", "pass@5 needs samples >= 5, not 1"),
-        ("evaluate.samples=3", "set temperature above 0"),
         ("data.fields={prompt: x}", "name either text, or both prompt and completion"),
         ("seed=-1", "seed: input should be greater than or equal to 0, not -1"),
         ("seed=99999999999999999999", "seed: input should be less than 9223372036854775808, not 9999"),
@@ -71,11 +69,6 @@ def test_a_mistake_is_one_line_that_names_the_key(override_: str, expected: str)
         ("model.heads=256", "override model.heads=256: model.heads 256 does not fit into rows"),
         ("devices.threads=x", "override devices.threads=x: devices.threads: input"),
         ("train.steps=[", "override train.steps=[: the value is no YAML"),
-        (
-            "evaluate.data=he.jsonl",
-            "override evaluate.data=he.jsonl: evaluate: data he.jsonl: tinycode is generated; name the benchmark "
-            "with --task",
-        ),
     ],
 )
 def test_a_mistake_of_the_command_line_is_not_the_files(

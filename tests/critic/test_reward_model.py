@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from wmtp.critic.reward_model import HEADER, REWARDS, reward_model_rewards
+from wmtp.critic.reward_model import reward_model_rewards
 from wmtp.data.tokenizer import train_tokenizer
 from wmtp.errors import WMTPError
 
@@ -214,20 +214,20 @@ def test_damaged_rewards_are_written_anew(damage: str, save: Save, no_model: Cal
     folder = save()
     first = score(folder)
     (kept,) = (folder.parent / "cache" / "rewards").iterdir()
-    rewards, header = kept / REWARDS, kept / HEADER
+    rewards, header = kept / "rewards.float64", kept / "rewards.json"
     if damage == "truncated":
         rewards.write_bytes(rewards.read_bytes()[:-3])
     elif damage == "gone":
         rewards.unlink()
     elif damage == "other rows":
-        np.save(rewards, first[:-1])
+        rewards.write_bytes(first[:-1].tobytes())
     elif damage == "no header":
         header.unlink()
     elif damage == "half a header":
         header.write_text(header.read_text()[:20])
     else:
         header.write_text(header.read_text().replace("float32", "bfloat16"))
-        np.save(rewards, first + 1)
+        rewards.write_bytes((first + 1).tobytes())
     np.testing.assert_array_equal(score(folder), first)
     no_model()
     np.testing.assert_array_equal(score(folder), first)

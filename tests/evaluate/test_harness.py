@@ -30,9 +30,9 @@ import lm_eval
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import apply_template
 
-from wmtp.config.protocols import find_protocol
 from wmtp.evaluate.harness import load_tasks, run_tasks
 from wmtp.evaluate.harness_model import MTPBackend
+from wmtp.evaluate.tasks import find_protocol
 from wmtp.evaluate.tasks.mbpp import mbpp
 
 POSITIONS = 16

@@ -21,7 +21,6 @@ from small_models import small_model
 from spaced_tokenizer import spaced_tokenizer
 from wmtp.checkpoint.store import MANIFEST
 from wmtp.config import Config, Recipe
-from wmtp.config.protocols import CODE_STOPS
 from wmtp.data.tokenizer import encode, encode_completions, train_tokenizer
 from wmtp.decode.generate import generate
 from wmtp.decode.options import DecodeOptions
@@ -30,7 +29,8 @@ from wmtp.errors import WMTPError
 from wmtp.evaluate import judging
 from wmtp.evaluate.runner import evaluate, evaluate_run, evaluation_path, samples_path
 from wmtp.evaluate.samples import SampleFile
-from wmtp.evaluate.tasks import TASKS, Problem
+from wmtp.evaluate.tasks import TASKS, ListedTask, Problem, problems_of, task_of
+from wmtp.evaluate.tasks.humaneval import STOPS
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.run import Run as TrainedRun
 from wmtp.sandbox import Execution, Program, Verdict
@@ -78,7 +78,7 @@ def run(
 
     def evaluated(file: Path, origin: dict[str, Any] = ORIGIN, **settings: Any) -> dict[str, Any]:
         recipe = recipe_for(path, **settings)
-        task = TASKS.create("humaneval", recipe)
+        task = task_of(recipe)
         return evaluate(model, tokenizer, task, recipe, file, origin, file.parent)
 
     return evaluated
@@ -143,7 +143,7 @@ def test_a_chat_is_rendered_ends_with_its_turn_and_is_recorded(
     chatting.chat_template = "{% for m in messages %}{{ m.content }}<|pad|>{% endfor %}"
     path = write_lines("he.jsonl", functions)
     recipe = recipe_for(path, protocol="chat", samples=1, k=[1], temperature=0, max_new_tokens=8)
-    task = TASKS.create("humaneval", recipe)
+    task = task_of(recipe)
     messages = [problem.prompt for problem in task.problems()]
     assert all("def " in message and message.endswith("```") for message in messages)
     room = small_model(2, len(chatting), positions=600)
@@ -188,7 +188,7 @@ def test_samples_come_from_the_protocols_nucleus(
     }
     assert found[0.6] != found[1.0]
     own = [line["completion"] for line in lines_of(tmp_path / "s.jsonl")]
-    assert own == [cut_at(CODE_STOPS, tokenizer.decode(tokens)) for tokens in found[top_p]]
+    assert own == [cut_at(STOPS, tokenizer.decode(tokens)) for tokens in found[top_p]]
 
 
 def test_greedy_completions_are_those_that_drafting_gives(run: Run, tmp_path: Path) -> None:
@@ -431,12 +431,19 @@ class OwnTask:
         return [Problem("p", "x", lambda code: Program("p", code, ("assert True",)))] * self.count
 
 
+OWN_TASK = f"{__name__}:OwnTask"
+
+
+def listed(task: OwnTask) -> ListedTask:
+    return ListedTask(task.name, task.stop, problems_of(task, None))
+
+
 def test_a_task_without_problems(
     model: MTPForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    recipe = Recipe.model_validate({"evaluate": {"task": "mine:OwnTask"}})
+    recipe = Recipe.model_validate({"evaluate": {"task": OWN_TASK}})
     with pytest.raises(WMTPError, match=r"^evaluate\.task own: has no problems$"):
-        evaluate(model, tokenizer, OwnTask(count=0), recipe, tmp_path / "s.jsonl", ORIGIN, tmp_path)
+        evaluate(model, tokenizer, listed(OwnTask(count=0)), recipe, tmp_path / "s.jsonl", ORIGIN, tmp_path)
     assert not (tmp_path / "s.jsonl").exists()
 
 
@@ -457,7 +464,7 @@ def test_a_body_keeps_its_indentation_with_a_tokenizer_that_strips_a_space(
 
     monkeypatch.setattr("wmtp.evaluate.generation.generate", answer)
     recipe = recipe_for(write_lines("he.jsonl", functions), samples=1, k=[1], temperature=0)
-    task, model = TASKS.create("humaneval", recipe), small_model(1, len(spaced))
+    task, model = task_of(recipe), small_model(1, len(spaced))
     result = evaluate(model, spaced, task, recipe, tmp_path / "s.jsonl", ORIGIN, tmp_path)
     assert result["verdicts"] == {"passed": 3}
 
@@ -465,10 +472,10 @@ def test_a_body_keeps_its_indentation_with_a_tokenizer_that_strips_a_space(
 def test_a_task_of_ones_own_and_its_stop_strings(
     model: MTPForCausalLM, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    recipe = Recipe.model_validate({"evaluate": {"task": "mine:OwnTask", "max_new_tokens": 12}})
+    recipe = Recipe.model_validate({"evaluate": {"task": OWN_TASK, "max_new_tokens": 12}})
 
     def completion(stop: tuple[str, ...], name: str) -> tuple[str, int]:
-        result = evaluate(model, tokenizer, OwnTask(stop), recipe, tmp_path / name, ORIGIN, tmp_path)
+        result = evaluate(model, tokenizer, listed(OwnTask(stop)), recipe, tmp_path / name, ORIGIN, tmp_path)
         assert result["protocol"] == "greedy (changed: max_new_tokens=12)"
         (line,) = lines_of(tmp_path / name)
         return str(line["completion"]), result["decoding"]["tokens"]

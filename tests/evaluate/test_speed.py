@@ -4,7 +4,6 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from wmtp.decode.stopping import StopStrings
 from wmtp.errors import WMTPError
 from wmtp.evaluate import speed
 from wmtp.evaluate.speed import HeadAcceptance, measure_speed
-from wmtp.evaluate.tasks import Problem
+from wmtp.evaluate.tasks import TASKS, Problem
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.run import Run
 from wmtp.sandbox import Program
@@ -198,12 +197,12 @@ def test_a_run_is_measured_up_to_its_tasks_stop_strings(
 ) -> None:
     tokenizer = _train(["a b c d"] * 3, 270)
     model = small_model(2, len(tokenizer))
-    recipe = Recipe.model_validate({"evaluate": {"task": "listing:Listing", "max_new_tokens": 12}})
+    recipe = Recipe.model_validate({"evaluate": {"task": f"{__name__}:Listing", "max_new_tokens": 12}})
     run = Run(tmp_path, recipe, Config())
     vars(run).update(checkpoint=tmp_path, model=model, tokenizer=tokenizer)
 
     def measured(task: Listing) -> list[dict[str, Any]]:
-        monkeypatch.setattr(speed, "TASKS", SimpleNamespace(create=lambda *_: task))
+        monkeypatch.setattr(TASKS, "create", lambda *_: task)
         found: list[dict[str, Any]] = speed.evaluate_speed(run, [2], 1)["measured"]
         return found
 

@@ -1,3 +1,4 @@
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,7 @@ from wmtp.config import Config, Recipe, recipe_from
 from wmtp.data.corpus import Data, load_data
 from wmtp.errors import WMTPError
 from wmtp.model.build import build_model, load_reference
-from wmtp.weighting.refscores import SCORES, load_scores, write_scores
+from wmtp.weighting.refscores import load_scores, write_scores
 
 Make = Callable[..., Recipe]
 
@@ -82,13 +83,35 @@ def test_what_does_not_match_is_refused_with_both_fingerprints(data: Data, tmp_p
         load_scores(tmp_path / "scores", other, model=None)
 
 
+def test_scores_of_before_are_read(data: Data, tmp_path: Path) -> None:
+    count = len(data.train.tokens)
+    values = np.arange(count).astype(np.float16)
+    header = {
+        "data": data.train.fingerprint,
+        "tokenizer": data.train.tokenizer_fingerprint,
+        "model": "m" * 64,
+    }
+    (tmp_path / "scores.json").write_text(json.dumps({"tokens": count, **header}))
+    (tmp_path / "scores.float16").write_bytes(values.tobytes())
+    np.testing.assert_array_equal(load_scores(tmp_path, data.train, model="m" * 64), values)
+
+
+@pytest.mark.parametrize("header", ["[]", '{"data": 3}', "{"])
+def test_a_damaged_header_is_one_line(header: str, data: Data, tmp_path: Path) -> None:
+    (tmp_path / "scores.json").write_text(header)
+    with pytest.raises(
+        WMTPError, match=r"^data\.reference_scores '.*'[^\n]*; write it anew with wmtp score$"
+    ):
+        load_scores(tmp_path, data.train, model=None)
+
+
 def test_a_truncated_file_is_refused(data: Data, tmp_path: Path) -> None:
     write(tmp_path / "scores", data, plain_llama(len(data.tokenizer)))
-    path = tmp_path / "scores" / SCORES
+    path = tmp_path / "scores" / "scores.float16"
     path.write_bytes(path.read_bytes()[:-3])
     size = 2 * len(data.train.tokens)
     with pytest.raises(
-        WMTPError, match=rf"truncated: {size - 3} bytes for {size // 2} tokens \({size} expected"
+        WMTPError, match=f"truncated: {size - 3} bytes instead of {size}; write it anew with wmtp score"
     ):
         load_scores(tmp_path / "scores", data.train, model=None)
     path.unlink()

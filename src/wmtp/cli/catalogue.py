@@ -1,5 +1,6 @@
 """What can be named: recipes, scorers, controls, tasks, protocols, sources."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ def find_recipe(name: str) -> Path:
 
 def catalogue() -> dict[str, dict[str, str]]:
     """Names, each with what it is, by kind."""
-    from wmtp.config.protocols import ABOUT
     from wmtp.data.corpus import BUILT_IN
     from wmtp.evaluate.tasks import TASKS
     from wmtp.weighting.scorers import SCORERS
@@ -42,16 +42,24 @@ def catalogue() -> dict[str, dict[str, str]]:
         "scorers": {name: _about(SCORERS, name) for name in SCORERS.names()},
         "controls": dict(CONTROLS),
         "tasks": {name: _about(TASKS, name) for name in TASKS.names()},
-        "protocols": {name: f"{about} ({_tasks_with(name)})" for name, about in ABOUT.items()},
+        "protocols": _protocols(),
         "sources": {**BUILT_IN, "PATH": "JSONL, JSON or Parquet; a file, a folder or a pattern"},
         "recipes": {name: _first_comment(path) for name, path in shipped_recipes().items()},
     }
 
 
-def _tasks_with(protocol: str) -> str:
-    from wmtp.config.protocols import PROTOCOLS
+def _protocols() -> dict[str, str]:
+    """Protocols with their tasks; what a task that cannot be loaded says stands beside the tasks."""
+    from wmtp.evaluate.protocols import GREEDY
+    from wmtp.evaluate.tasks import TASKS, task_settings
 
-    return ", ".join(task for task, known in PROTOCOLS.items() if protocol in known) or "tasks of your own"
+    about, tasks = {GREEDY.name: GREEDY.about}, {GREEDY.name: ["tasks of your own"]}
+    for task in TASKS.names():
+        with suppress(WMTPError):
+            for protocol in task_settings(task).protocols:
+                about.setdefault(protocol.name, protocol.about)
+                tasks.setdefault(protocol.name, []).append(task)
+    return {name: f"{line} ({', '.join(tasks[name])})" for name, line in about.items()}
 
 
 def _about(registry: Registry[Any], name: str) -> str:

@@ -23,8 +23,11 @@ def load_recipe(
 ) -> "tuple[Recipe, Config]":
     from wmtp.cli.catalogue import find_recipe
     from wmtp.config import load
+    from wmtp.evaluate.tasks import settings_of
 
-    return load(find_recipe(recipe), config, [*(overrides or []), *consent_overrides(consent)])
+    found, environment = load(find_recipe(recipe), config, [*(overrides or []), *consent_overrides(consent)])
+    settings_of(found.evaluate)  # before any work
+    return found, environment
 
 
 def open_run(

@@ -102,8 +102,8 @@ def score(
     location = model or found.model.ref_id
     if location is None:
         raise WMTPError("score: name the reference with --model, or set model.ref_id in the recipe")
-    header = score_training_data(found, environment, location, output)
-    print(f"scored {header.tokens:,} tokens with {location}: {output}")
+    tokens = score_training_data(found, environment, location, output)
+    print(f"scored {tokens:,} tokens with {location}: {output}")
     show_next(f"wmtp train {recipe} train.algo=rho1-wmtp data.reference_scores={output}")
 
 

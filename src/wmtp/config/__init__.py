@@ -10,6 +10,7 @@ from wmtp.config.recipe import (
     PROTOCOL_KEYS,
     CompareConfig,
     EvaluateConfig,
+    Extraction,
     Recipe,
     TrainConfig,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "DataConfig",
     "DevicesConfig",
     "EvaluateConfig",
+    "Extraction",
     "FieldsConfig",
     "LossConfig",
     "MLflowConfig",

@@ -7,7 +7,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from wmtp.config.base import Fraction, NonNegative, Positive, Section, Seed
 from wmtp.config.data import DataConfig, ModelConfig
-from wmtp.config.protocols import Extraction, Protocol, find_protocol
 from wmtp.config.weighting import (
     BlendConfig,
     CriticConfig,
@@ -31,25 +30,7 @@ CONTROLS = {
 }
 
 Temperature = Annotated[float, Field(ge=0)]
-PROTOCOL_KEYS = (
-    "samples",
-    "k",
-    "temperature",
-    "extraction",
-    "chat",
-    "system",
-    "top_p",
-    "max_new_tokens",
-    "cpu_seconds",
-    "wall_seconds",
-    "memory_mib",
-    "output_mib",
-    "split",
-    "limit",
-    "start_date",
-    "end_date",
-)
-"""Keys of `evaluate` that a protocol decides where they are not set."""
+Extraction = Literal["none", "fenced"]
 
 
 def _different(seeds: list[int]) -> list[int]:
@@ -142,12 +123,12 @@ class EvaluateConfig(Section):
     """Generation and execution; times in seconds, memory in MiB, all per program.
 
     What is None is as the protocol has it; where the protocol is None, it is the task's first (`wmtp ls protocols`).
+    The task knows its protocols and splits: `wmtp.evaluate.tasks.settings_of` says whether all of this fits it.
     """
 
     task: str = "tinycode"
     protocol: str | None = None
     data: str | None = None
-    split: Literal["test", "validation", "train", "all"] | None = None
     samples: Positive | None = None
     k: Annotated[list[Positive], Field(min_length=1)] | None = None
     temperature: Annotated[list[Temperature], BeforeValidator(_as_list), Field(min_length=1)] | None = None
@@ -156,43 +137,32 @@ class EvaluateConfig(Section):
     system: str | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     max_new_tokens: Positive | None = None
-    batch_size: Positive = 64
-    limit: Positive | None = None
-    start_date: Day | None = None
-    end_date: Day | None = None
-    allow_code_execution: bool = False
     cpu_seconds: Annotated[float, Field(gt=0)] | None = None
     wall_seconds: Annotated[float, Field(gt=0)] | None = None
     memory_mib: Positive | None = None
     output_mib: Positive | None = None
+    split: str | None = None
+    limit: Positive | None = None
+    start_date: Day | None = None
+    end_date: Day | None = None
+    batch_size: Positive = 64
+    allow_code_execution: bool = False
     workers: Positive | None = None
     sandbox: Literal["auto", "basic", "strict"] = "auto"
 
     @model_validator(mode="after")
-    def _fits_protocol(self) -> "EvaluateConfig":
-        if self.split is not None and self.task != "mbpp":
-            raise ValueError(f"split {self.split}: only mbpp is divided into splits, not {self.task}")
-        if (self.start_date or self.end_date) and self.task != "livecodebench":
-            raise ValueError(
-                f"start_date, end_date: only problems of livecodebench have dates, not of {self.task}"
-            )
+    def _days_in_order(self) -> "EvaluateConfig":
         if self.start_date and self.end_date and self.end_date < self.start_date:
             raise ValueError(f"end_date {self.end_date} is before start_date {self.start_date}")
-        if self.data is not None and self.task == "tinycode":
-            raise ValueError(f"data {self.data}: tinycode is generated; name the benchmark with --task")
-        _ = self.settings
         return self
 
-    @property
-    def settings(self) -> Protocol:
-        """The protocol, with what is set here.
 
-        Raises:
-            WMTPError: no such protocol of the task, or settings that do not go together.
-        """
-        given = {key: getattr(self, key) for key in PROTOCOL_KEYS}
-        changes = {key: value for key, value in given.items() if value is not None}
-        return find_protocol(self.task, self.protocol).with_changes(changes)
+PROTOCOL_KEYS = tuple(
+    name
+    for name, field in EvaluateConfig.model_fields.items()
+    if field.default is None and name not in ("protocol", "data", "workers")
+)
+"""Keys of `evaluate` that a protocol decides where they are not set."""
 
 
 class CompareConfig(Section):

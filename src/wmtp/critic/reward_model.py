@@ -1,7 +1,6 @@
 """Rewards from a model that was trained to give them."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,25 +16,15 @@ from transformers import (
 )
 
 from wmtp.critic.rewards import check_rewards
+from wmtp.data.arrays import KeptArray
 from wmtp.data.tokenizer import vocabulary_size
 from wmtp.environment import dtype_name
 from wmtp.errors import WMTPError, one_line
 from wmtp.model.loading import load_config, model_fingerprint
 from wmtp.progress import progress
-from wmtp.storage import new_directory, read_json, sha256_text, write_json
+from wmtp.storage import sha256_text
 
 KEY = "critic.reward_model"
-REWARDS, HEADER = "rewards.npy", "rewards.json"
-
-
-@dataclass(frozen=True)
-class RewardsHeader:
-    """What the rewards belong to: digests of the tokens of all texts and of the model, and its precision."""
-
-    rows: int
-    tokens: str
-    model: str
-    dtype: str
 
 
 def reward_model_rewards(
@@ -69,33 +58,23 @@ def reward_model_rewards(
     positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
     _check_lengths(tokens, min(positions, tokenizer.model_max_length), location)
     digest = sha256_text(*(" ".join(map(str, ids)) for ids in tokens), f"padding {config.pad_token_id}")
-    header = RewardsHeader(len(tokens), digest, model_fingerprint(location), dtype_name(dtype))
-    directory = cache / "rewards" / sha256_text(header.model, header.dtype, header.tokens)[:16]
-    rewards = _read(directory, header)
-    if rewards is None:
+    made_from = {"model": model_fingerprint(location), "dtype": dtype_name(dtype), "tokens": digest}
+    directory = cache / "rewards" / sha256_text(*made_from.values())[:16]
+    kept = KeptArray(directory, "rewards", "float64", len(tokens), made_from)
+    try:
+        rewards = kept.read()
+    except WMTPError:
         rewards = _score(_load_model(location, config, dtype).to(device), tokens, batch_size)
         broken = np.flatnonzero(~np.isfinite(rewards))
         if len(broken):
             raise WMTPError(
                 f"{KEY} {location!r}: {len(broken)} of {len(rewards)} rewards are not finite, the first is "
                 f"{rewards[broken[0]]} in row {broken[0]}"
-            )
-        with new_directory(directory) as aside:
-            np.save(aside / REWARDS, rewards)
-            write_json(aside / HEADER, asdict(header))
+            ) from None
+        with kept.writing() as values:
+            values[:] = rewards
     check_rewards(rewards, f"{KEY} {location!r}")
     return rewards
-
-
-def _read(directory: Path, header: RewardsHeader) -> NDArray[np.float64] | None:
-    """The rewards in a folder; None if there are none, or they are damaged or another text's."""
-    try:
-        if read_json(directory / HEADER) != asdict(header):
-            return None
-        rewards: NDArray[np.float64] = np.load(directory / REWARDS)
-    except (OSError, ValueError, EOFError):
-        return None
-    return rewards if rewards.shape == (header.rows,) and rewards.dtype == np.float64 else None
 
 
 def _load_config(location: str) -> PreTrainedConfig:

@@ -12,6 +12,7 @@ from wmtp.data.json_rows import PlacedRow, read_json_lines, read_json_list, unre
 from wmtp.data.rows import Row
 from wmtp.data.splits import Split, split_of
 from wmtp.errors import WMTPError
+from wmtp.storage import local_copy
 
 UNREADABLE = (".csv", ".tsv", ".ndjson", ".arrow", ".feather", ".zst", ".xz", ".bz2", ".zip", ".tar", ".gz")
 """Ends of names of files that hold data, but are not read."""
@@ -25,12 +26,15 @@ Files = dict[Split | None, list[Path]]
 def find_files(path: str) -> Files:
     """A file, the data files of a folder and of those in it, or what a glob matches, in sorted order.
 
+    A file or a folder may have a URL (`local_copy`).
+
     Where names tell splits apart, each file belongs to one. Hidden files and folders, and files of other kinds, are
     passed over.
 
     Raises:
         WMTPError: no such file, one that is not read though it holds data, or one of no split beside files of splits.
     """
+    path = local_copy(path)
     if Path(path).is_dir():
         return _by_split(_below(Path(path)), Path(path), is_folder=True)
     if Path(path).exists():

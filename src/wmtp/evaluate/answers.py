@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from wmtp.config.protocols import Protocol
 from wmtp.decode.batch import Stop
+from wmtp.evaluate.protocols import Protocol
 from wmtp.evaluate.samples import Key
 from wmtp.evaluate.summary import Judged
 from wmtp.evaluate.syntax import is_syntax_error

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from textwrap import dedent, indent
 
-from wmtp.config.protocols import Extraction
+from wmtp.config import Extraction
 from wmtp.evaluate.fences import FencedBlock, fenced_blocks
 from wmtp.evaluate.rows import unified
 from wmtp.evaluate.samples import Key, SampleFile

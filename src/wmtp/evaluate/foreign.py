@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from wmtp.evaluate.judging import (
 )
 from wmtp.evaluate.samples import Origin, SampleFile, read_foreign
 from wmtp.evaluate.summary import Judged, summarise
-from wmtp.evaluate.tasks import TASKS, Problem, problems_of
+from wmtp.evaluate.tasks import TASKS, Problem, problems_of, settings_of
 from wmtp.sandbox import describe
 from wmtp.storage import sha256_file, sha256_text, write_json
 
@@ -45,7 +44,7 @@ def evaluate_samples(
         WMTPError: nobody allowed execution, a row is no sample of the task, a problem has none, or programs could not
             be judged.
     """
-    config, settings = recipe.evaluate, recipe.evaluate.settings
+    config, settings = recipe.evaluate, settings_of(recipe.evaluate)
     require_consent(config)
     _refuse_generation_settings(config)
     problems = problems_of(TASKS.create(config.task, recipe), None)
@@ -86,7 +85,7 @@ def evaluate_samples(
         **summarise(judged, dict.fromkeys(wanted, (None,)), settings.submissions),
         **exclusions,
         **about_answers(judged, file.stops, settings),
-        "settings": asdict(settings),
+        "settings": settings.as_values(),
         "decoding": None,
         "sandbox": describe(config.sandbox),
     }

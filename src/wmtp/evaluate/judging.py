@@ -7,12 +7,11 @@ from dataclasses import asdict
 from typing import Any
 
 from wmtp import __version__
-from wmtp.config import EvaluateConfig
-from wmtp.config.protocols import Extraction
+from wmtp.config import EvaluateConfig, Extraction
 from wmtp.errors import WMTPError
 from wmtp.evaluate.extraction import extract
 from wmtp.evaluate.samples import Key, SampleFile
-from wmtp.evaluate.tasks import Problem
+from wmtp.evaluate.tasks import Problem, settings_of
 from wmtp.progress import progress
 from wmtp.sandbox import AnyProgram, Limits, Verdict, describe, execute_all
 from wmtp.storage import sha256_text
@@ -33,7 +32,7 @@ def require_consent(config: EvaluateConfig) -> None:
 
 def sandbox_limits(config: EvaluateConfig) -> Limits:
     """What one program may use."""
-    settings = config.settings
+    settings = settings_of(config)
     return Limits(
         cpu_seconds=settings.cpu_seconds,
         wall_seconds=settings.wall_seconds,
@@ -56,7 +55,7 @@ def judging_conditions(config: EvaluateConfig) -> dict[str, Any]:
 def verdict_origin(problems: Sequence[Problem], config: EvaluateConfig) -> dict[str, Any]:
     """What verdicts depend on besides the completions: JSON values."""
     tests = sha256_text(*(sha256_text(repr(problem.program(""))) for problem in problems))
-    rule = config.settings.extraction
+    rule = settings_of(config).extraction
     return {"tests": tests, **judging_conditions(config)} | ({} if rule == "none" else {"extraction": rule})
 
 
@@ -78,7 +77,7 @@ def judge_samples(
     passed = sum(execution.verdict is Verdict.PASSED for execution in file.executions.values())
     errors = 0
     with progress("execute", len(todo)) as update:
-        programs = _programs(file, by_id, todo, config.settings.extraction)
+        programs = _programs(file, by_id, todo, settings_of(config).extraction)
         executions = execute_all(programs, sandbox_limits(config), config.workers, config.sandbox)
         for done, (index, execution) in enumerate(executions, start=1):
             file.judge(todo[index], execution)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
 
-from wmtp.config.protocols import Protocol
 from wmtp.data.chat import Chat
 from wmtp.data.tokenizer import encode_prompts
 from wmtp.decode.ends import end_tokens
 from wmtp.decode.stopping import StopStrings
+from wmtp.evaluate.protocols import Protocol
 from wmtp.evaluate.tasks import Problem
 from wmtp.model.modeling import MTPForCausalLM
 

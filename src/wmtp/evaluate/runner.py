@@ -1,16 +1,15 @@
 """Generate, execute, count: one model on one task."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from wmtp.checkpoint.store import MANIFEST, resolve_model
-from wmtp.config import DevicesConfig, Recipe
-from wmtp.config.protocols import Protocol, result_name
+from wmtp.config import DevicesConfig, EvaluateConfig, Recipe
 from wmtp.decode.options import DecodeOptions
 from wmtp.environment import decoding_dtype, dtype_name
 from wmtp.evaluate.answers import about_answers
@@ -24,9 +23,10 @@ from wmtp.evaluate.judging import (
     warn,
 )
 from wmtp.evaluate.prompts import Prompts, prompts_of
+from wmtp.evaluate.protocols import Protocol
 from wmtp.evaluate.samples import Key, Origin, SampleFile
 from wmtp.evaluate.summary import Judged, summarise
-from wmtp.evaluate.tasks import TASKS, Problem, Task, problems_of
+from wmtp.evaluate.tasks import ListedTask, Problem, result_name, settings_of, task_of
 from wmtp.layout import evaluation_file, samples_file
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.run import Run
@@ -36,17 +36,16 @@ from wmtp.storage import read_json, sha256_file, sha256_text, write_json
 
 def evaluation_path(run: Run) -> Path:
     """Where the result of a run's evaluation is."""
-    return evaluation_file(run.directory, _name(run))
+    return evaluation_file(run.directory, _name(run.recipe.evaluate))
 
 
 def samples_path(run: Run) -> Path:
     """Where the samples of a run's evaluation are."""
-    return samples_file(run.directory, _name(run))
+    return samples_file(run.directory, _name(run.recipe.evaluate))
 
 
-def _name(run: Run) -> str:
-    config = run.recipe.evaluate
-    return result_name(config.task, config.settings.name)
+def _name(config: EvaluateConfig) -> str:
+    return result_name(config.task, settings_of(config).name)
 
 
 def evaluate_run(run: Run) -> dict[str, Any]:
@@ -60,8 +59,7 @@ def evaluate_run(run: Run) -> dict[str, Any]:
     """
     recipe = run.recipe
     require_consent(recipe.evaluate)
-    task = TASKS.create(recipe.evaluate.task, recipe)
-    conditions = _conditions(recipe, problems_of(task, recipe.evaluate.settings.limit), run.config.devices)
+    task = task_of(recipe)
     path = evaluation_path(run)
     result = evaluate(
         run.model,
@@ -73,11 +71,7 @@ def evaluate_run(run: Run) -> dict[str, Any]:
         Path(run.config.paths.cache),
         path,
     )
-    result |= {
-        "checkpoint": run.checkpoint.name,
-        "origin": _origin(run.checkpoint, recipe),
-        "conditions": conditions,
-    }
+    result |= {"checkpoint": run.checkpoint.name, "origin": _origin(run.checkpoint, recipe)}
     write_json(path, result)
     return result
 
@@ -88,8 +82,10 @@ def evaluation_conditions(recipe: Recipe, devices: DevicesConfig) -> dict[str, A
     Raises:
         WMTPError: the task's data is missing.
     """
-    task = TASKS.create(recipe.evaluate.task, recipe)
-    return _conditions(recipe, problems_of(task, recipe.evaluate.settings.limit), devices)
+    problems = task_of(recipe).rows
+    return _conditions(
+        recipe.evaluate, problems, verdict_origin(problems, recipe.evaluate), decoding_dtype(devices)
+    )
 
 
 def is_evaluated(run: Run, conditions: dict[str, Any]) -> bool:
@@ -103,13 +99,14 @@ def is_evaluated(run: Run, conditions: dict[str, Any]) -> bool:
     return isinstance(found, dict) and all(found.get(key) == value for key, value in wanted.items())
 
 
-def _conditions(recipe: Recipe, problems: Sequence[Problem], devices: DevicesConfig) -> dict[str, Any]:
-    config = recipe.evaluate
+def _conditions(
+    config: EvaluateConfig, problems: Sequence[Problem], judging: Mapping[str, Any], dtype: torch.dtype
+) -> dict[str, Any]:
     conditions = {
-        "dtype": dtype_name(decoding_dtype(devices)),
-        "settings": asdict(config.settings),
+        "dtype": dtype_name(dtype),
+        "settings": settings_of(config).as_values(),
         "problems": sha256_text(*(text for p in problems for text in (p.task_id, p.prompt))),
-        **verdict_origin(problems, config),
+        **judging,
     }
     found: dict[str, Any] = json.loads(json.dumps(conditions))
     return found
@@ -133,7 +130,7 @@ def _identity(location: Path) -> str:
 def evaluate(
     model: MTPForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    task: Task,
+    task: ListedTask,
     recipe: Recipe,
     samples: Path,
     origin: dict[str, Any],
@@ -145,15 +142,15 @@ def evaluate(
     Args:
         model: in the dtype and on the device that it decodes in.
         tokenizer: of the model.
-        task: what is evaluated.
+        task: what is evaluated: every one of its problems.
         recipe: its `evaluate` and its seed count.
         samples: the file that completions and verdicts are written to, and taken from where they are there.
         origin: what the model is, as JSON values; samples of another origin are set aside.
         cache: a folder that keeps the verdicts on the problems' own solutions.
         result: where the caller writes what this returns, if it does; set aside with the samples it was made of.
     """
-    config, settings = recipe.evaluate, recipe.evaluate.settings
-    problems = problems_of(task, settings.limit)
+    config, settings = recipe.evaluate, settings_of(recipe.evaluate)
+    problems, judging = task.rows, verdict_origin(task.rows, config)
     prompts = prompts_of(problems, model, tokenizer, settings, task.stop)
     prompts_digest = sha256_text(*prompts.texts)
     solutions = check_solutions(task.name, problems, config, cache)
@@ -184,7 +181,7 @@ def evaluate(
         "stop strings": list(prompts.stop.strings),
         **_further_origin(prompts, tokenizer, settings),
     }
-    with SampleFile(samples, Origin(completions, verdict_origin(problems, config)), warn, result) as file:
+    with SampleFile(samples, Origin(completions, judging), warn, result) as file:
         with file.hint_when_interrupted(order):
             generator.write(file, order, prompts.ids)
             judge_samples(file, problems, order, config)
@@ -203,9 +200,10 @@ def evaluate(
         **summarise(judged, settings.temperatures, settings.submissions),
         **exclusions,
         **about_answers(judged, file.stops, settings),
-        "settings": asdict(settings),
+        "settings": settings.as_values(),
         "decoding": decoding,
         "sandbox": describe(config.sandbox),
+        "conditions": _conditions(config, problems, judging, model.dtype),
     }
 
 

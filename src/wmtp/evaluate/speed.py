@@ -14,7 +14,7 @@ from wmtp.decode.ties import first_differences
 from wmtp.environment import dtype_name
 from wmtp.errors import WMTPError
 from wmtp.evaluate.prompts import prompts_of
-from wmtp.evaluate.tasks import TASKS, problems_of
+from wmtp.evaluate.tasks import settings_of, task_of
 from wmtp.layout import SPEED_FILE
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.progress import counting, progress
@@ -78,9 +78,8 @@ def evaluate_speed(run: Run, batch_sizes: Sequence[int], repeats: int) -> dict[s
     """
     path = run.directory / SPEED_FILE
     check_can_write(path)
-    model, settings = run.model, run.recipe.evaluate.settings
-    task = TASKS.create(settings.task, run.recipe)
-    prompts = prompts_of(problems_of(task, settings.limit), model, run.tokenizer, settings, task.stop)
+    model, settings, task = run.model, settings_of(run.recipe.evaluate), task_of(run.recipe)
+    prompts = prompts_of(task.rows, model, run.tokenizer, settings, task.stop)
     options = DecodeOptions(settings.max_new_tokens, prompts.ends, stop=prompts.stop)
     measured = measure_speed(model, list(prompts.ids.values()), options, batch_sizes, repeats)
     result = {

@@ -13,6 +13,7 @@ from wmtp.evaluate.generation import Generator
 from wmtp.evaluate.judging import warn
 from wmtp.evaluate.runner import model_origin
 from wmtp.evaluate.samples import Key, Origin, SampleFile
+from wmtp.evaluate.tasks import settings_of
 from wmtp.run import Run
 from wmtp.storage import sha256_text, write_text, writing
 
@@ -41,7 +42,7 @@ def sample_answers(run: Run, output: Path, *, per_prompt: int, temperature: floa
     documents = documents_from(rows.train, rows.fields)
     by_prompt = {d.prompt: row for d, row in zip(reversed(documents), reversed(rows.train), strict=True)}
     prompts = list(dict.fromkeys(d.prompt for d in documents))[:limit]
-    settings = recipe.evaluate.settings.with_changes(
+    settings = settings_of(recipe.evaluate).with_changes(
         {"k": [1], "samples": per_prompt, "temperature": [temperature]}
     )
     options = DecodeOptions(

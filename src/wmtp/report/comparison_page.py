@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wmtp.config.protocols import result_name
+from wmtp.evaluate.tasks import result_name
 from wmtp.experiment.results import ArmResult, Comparison, read_comparison, read_heatmap
 from wmtp.layout import HEATMAP_FILE, METRICS_FILE, RECIPE_FILE, evaluation_file, samples_file
 from wmtp.records import (

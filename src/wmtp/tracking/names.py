@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
-from wmtp.config.protocols import result_name
+from wmtp.evaluate.tasks import result_name
 
 PARAM_LENGTH = 500
 """What every version of MLflow's server takes; longer values are cut."""

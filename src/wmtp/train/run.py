@@ -30,7 +30,7 @@ from wmtp.train.optim import check_schedule
 from wmtp.train.resume import Resume, keep_precision, make_loader, note_extension, starting_point
 from wmtp.train.stage_one import critic_recipe, learn_values
 from wmtp.train.trainer import Trainer
-from wmtp.weighting.refscores import Header, write_scores
+from wmtp.weighting.refscores import write_scores
 
 
 @dataclass(frozen=True)
@@ -196,18 +196,19 @@ def _own_directory(run: Path, world: World) -> Iterator[None]:
             shutil.rmtree(run)
 
 
-def score_training_data(recipe: Recipe, config: Config, location: str, output: Path) -> Header:
-    """`wmtp score`: write a reference model's cross-entropies of the recipe's training data."""
+def score_training_data(recipe: Recipe, config: Config, location: str, output: Path) -> int:
+    """`wmtp score`: write a reference model's cross-entropies of the training data; returns its tokens."""
     configure_torch(config.devices)
     data = load_data(recipe, Path(config.paths.cache))
-    return write_reference_scores(recipe, config, data, location, output)
+    write_reference_scores(recipe, config, data, location, output)
+    return len(data.train.tokens)
 
 
-def write_reference_scores(recipe: Recipe, config: Config, data: Data, location: str, output: Path) -> Header:
+def write_reference_scores(recipe: Recipe, config: Config, data: Data, location: str, output: Path) -> None:
     """Score the training data with the model at `location`: a run, a model folder or a hub name."""
     device = choose_device(config.devices)
     model = str(checkpoint.resolve_model(location, "model.ref_id"))
-    return write_scores(
+    write_scores(
         output,
         data.train,
         load_reference(model, data.tokenizer, recipe.data.sequence_length),

@@ -1,6 +1,5 @@
 """A reference model's cross-entropy of every token of a data set, on disk."""
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from wmtp.config import Recipe
+from wmtp.data.arrays import KeptArray
 from wmtp.data.dataset import TokenDataset
 from wmtp.data.loader import Batch, in_order
 from wmtp.data.targets import has_next, shift_left, shift_right
@@ -17,19 +17,6 @@ from wmtp.errors import WMTPError
 from wmtp.loss import LossKernel, choose_kernel
 from wmtp.model.packed import next_token_hidden
 from wmtp.progress import progress
-from wmtp.storage import new_directory, read_json, write_json
-
-SCORES, HEADER = "scores.float16", "scores.json"
-
-
-@dataclass(frozen=True)
-class Header:
-    """What the scores belong to: fingerprints of the data set, its tokenizer and the reference model."""
-
-    tokens: int
-    data: str
-    tokenizer: str
-    model: str
 
 
 def write_scores(
@@ -41,31 +28,23 @@ def write_scores(
     model_fingerprint: str,
     device: torch.device,
     dtype: torch.dtype,
-) -> Header:
+) -> None:
     """Score every token, given those before it in its document: [T] float16, NaN for a document's first.
 
-    Rows are packed, and logits computed, as the recipe says. Returns the header, which stands beside the scores and
-    says what they belong to.
+    Rows are packed, and logits computed, as the recipe says.
     """
     kernel = choose_kernel(recipe.loss)
-    header = Header(
-        len(dataset.tokens), dataset.fingerprint, dataset.tokenizer_fingerprint, model_fingerprint
-    )
     model = model.to(device).eval()
-    with new_directory(directory) as aside:
-        scores = np.memmap(aside / SCORES, dtype=np.float16, mode="w+", shape=(header.tokens,))
+    with _kept(directory, dataset, model_fingerprint).writing() as scores:
         scores[:] = np.nan
         done = 0
-        with progress("score", header.tokens) as update:
+        with progress("score", len(scores)) as update:
             for batch in in_order(dataset, recipe.data.sequence_length, recipe.train.rows_at_once):
                 ce_bs = token_ce(model, batch.to(device), dtype, kernel).cpu().numpy()
                 real = batch.token_keys.numpy() >= 0
                 scores[batch.token_keys.numpy()[real]] = ce_bs[real]
                 done += int(real.sum())
                 update(done)
-        scores.flush()
-        write_json(aside / HEADER, asdict(header))
-    return header
 
 
 @torch.no_grad()
@@ -91,20 +70,14 @@ def load_scores(directory: Path, dataset: TokenDataset, *, model: str | None) ->
     Raises:
         WMTPError: a fingerprint differs, or the file is truncated.
     """
-    header = Header(**read_json(directory / HEADER))
-    expected = {"data": dataset.fingerprint, "tokenizer": dataset.tokenizer_fingerprint, "model": model}
-    for kind in ("tokenizer", "data", "model"):
-        found, wanted = getattr(header, kind), expected[kind]
-        if wanted is not None and found != wanted:
-            raise WMTPError(
-                f"data.reference_scores {str(directory)!r}: scored with another {kind}: fingerprint "
-                f"{found[:16]} there, {wanted[:16]} here; write it anew with wmtp score"
-            )
-    path = directory / SCORES
-    size = path.stat().st_size if path.exists() else 0
-    if size != 2 * header.tokens:
+    try:
+        return _kept(directory, dataset, model).read()
+    except WMTPError as error:
         raise WMTPError(
-            f"data.reference_scores {str(directory)!r}: truncated: {size} bytes for {header.tokens} tokens "
-            f"({2 * header.tokens} expected); write it anew with wmtp score"
-        )
-    return np.memmap(path, dtype=np.float16, mode="r", shape=(header.tokens,))
+            f"data.reference_scores {str(directory)!r}: {error}; write it anew with wmtp score"
+        ) from None
+
+
+def _kept(directory: Path, dataset: TokenDataset, model: str | None) -> KeptArray:
+    made_from = {"tokenizer": dataset.tokenizer_fingerprint, "data": dataset.fingerprint, "model": model}
+    return KeptArray(directory, "scores", "float16", len(dataset.tokens), made_from)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from wmtp.config import Recipe
-from wmtp.config.protocols import CODE_STOPS
 from wmtp.errors import WMTPError
 from wmtp.evaluate.tasks import TASKS
+from wmtp.evaluate.tasks.humaneval import STOPS
 from wmtp.sandbox import Limits, Verdict, execute, execute_all
 
 Write = Callable[[str, Sequence[Any]], Path]
@@ -25,7 +25,7 @@ def test_prompt_program_and_stops(write_lines: Write, functions: list[dict[str, 
     path = write_lines("he.jsonl", functions)
     task = load(path)
     first = task.problems()[0]
-    assert (first.task_id, first.prompt, task.stop) == ("HumanEval/0", functions[0]["prompt"], CODE_STOPS)
+    assert (first.task_id, first.prompt, task.stop) == ("HumanEval/0", functions[0]["prompt"], STOPS)
     assert first.program("    return 1\n").code == functions[0]["prompt"] + "    return 1\n"
     stripped = load(path, protocol="bigcode").problems()[0]
     assert stripped.prompt == functions[0]["prompt"].strip()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from wmtp.config import Recipe, load, to_yaml
 from wmtp.errors import WMTPError
 from wmtp.evaluate.extraction import extract
-from wmtp.evaluate.tasks import TASKS
+from wmtp.evaluate.tasks import TASKS, settings_of
 from wmtp.evaluate.tasks.livecodebench import text_of_pickle
 from wmtp.sandbox import Call, CallProgram, Case, Limits, StdinProgram, Verdict, execute
 
@@ -161,7 +161,7 @@ def test_windows_of_dates(write_lines: Write, window: dict[str, str], ids: list[
     assert [problem.task_id for problem in problems(path, **window)] == ids
     changes = ", ".join(f"{key}={day}" for key, day in window.items())
     label = f"livecodebench (changed: {changes})" if window else "livecodebench"
-    assert recipe(path, **window).evaluate.settings.label == label
+    assert settings_of(recipe(path, **window).evaluate).label == label
 
 
 def test_a_window_without_problems(write_lines: Write) -> None:
@@ -174,12 +174,12 @@ def test_a_window_without_problems(write_lines: Write) -> None:
     [
         ({"start_date": "May 2023"}, "should be a day as in 2024-08-31, not 'May 2023'"),
         ({"start_date": "2024-02-01", "end_date": "2024-01-01"}, "end_date 2024-01-01 is before start_date"),
-        ({"start_date": "2024-02-01", "task": "humaneval"}, "only problems of livecodebench have dates"),
+        ({"start_date": "2024-02-01", "task": "humaneval"}, "the problems of task humaneval have no dates"),
     ],
 )
 def test_dates_that_make_no_window(evaluate: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Recipe.model_validate({"evaluate": {"task": "livecodebench"} | evaluate})
+        settings_of(Recipe.model_validate({"evaluate": {"task": "livecodebench"} | evaluate}).evaluate)
 
 
 def test_dates_in_files_and_overrides(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_one_id_twice(write_lines: Write) -> None:
 
 def test_the_code_of_a_fenced_answer_is_executed(write_lines: Write) -> None:
     path = write_lines("lcb.jsonl", [DOUBLE, SUM])
-    assert recipe(path).evaluate.settings.extraction == "fenced"
+    assert settings_of(recipe(path).evaluate).extraction == "fenced"
     codes = ("print(2 * int(input()))", METHOD)
     for problem, code in zip(problems(path), codes, strict=True):
         answer = f"Read, then write.\n```python\n{code}\n```\nFor example:\n```\n2 -> 4\n```\n"

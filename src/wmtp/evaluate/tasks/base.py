@@ -10,7 +10,7 @@ from wmtp.data.rows import refuse_half_pairs
 from wmtp.errors import WMTPError
 from wmtp.evaluate.rows import EvaluationRow, read_rows
 from wmtp.sandbox import AnyProgram
-from wmtp.storage import why_no_file
+from wmtp.storage import local_copy, why_no_file
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def data_rows(config: EvaluateConfig, source: str) -> list[EvaluationRow]:
         raise WMTPError(
             f"evaluate.data: task {config.task} reads its problems from a file; set it to {source}"
         )
-    path = Path(config.data)
+    path = Path(local_copy(config.data))
     if (reason := why_no_file(path)) is not None:
         hint = "" if path.exists() else f"; download {source}"
         raise WMTPError(f"evaluate.data {config.data}: {reason}{hint}")

@@ -3,11 +3,14 @@
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from wmtp.config import EvaluateConfig, Recipe
 from wmtp.errors import WMTPError
+from wmtp.evaluate.protocols import HIGH, META_MTP, Protocol, TaskSettings
 from wmtp.evaluate.rows import EvaluationRow, unified
+from wmtp.evaluate.tasks import settings_of, takes
 from wmtp.evaluate.tasks.base import SEVERAL_ANSWERS, ListedTask, Problem, check_unique, data_rows
 from wmtp.sandbox import Case, StdinProgram
 
@@ -24,6 +27,30 @@ TIMES_MEMORY = 2
 """A problem's memory limit is about memory in use; the sandbox's about addresses."""
 TIMES_WALL = 6
 
+_OWN = Protocol(
+    "codecontests",
+    "docstring",
+    dict.fromkeys((1, 10, 100), (0.8,)),
+    samples=100,
+    stop=('\n"""',),
+    top_p=0.95,
+    max_new_tokens=1024,
+    submissions=(1, 10),
+    cpu_seconds=10.0,
+    wall_seconds=60.0,
+    memory_mib=1024,
+    processes=1,
+    about="100 samples of a script, from the statement as a docstring",
+)
+_META_MTP = replace(
+    _OWN,
+    name=META_MTP.name,
+    temperatures=dict.fromkeys((1, 10, 100, 1000), HIGH),
+    samples=1000,
+    top_p=1.0,
+    about=META_MTP.about,
+)
+
 _SEVERAL = re.compile(
     r"\b(?:print|output|report|write|display|give|return)s? "
     r"(?:(?:it|them|these|the (?:answers?|elements?|numbers?|integers?)) )?(?:in )?any\b"
@@ -32,6 +59,7 @@ _SEVERAL = re.compile(
 )
 
 
+@takes(TaskSettings((_OWN, _META_MTP)))
 def codecontests(recipe: Recipe) -> ListedTask:
     """Contest problems answered by scripts; the file is `evaluate.data`.
 
@@ -42,7 +70,7 @@ def codecontests(recipe: Recipe) -> ListedTask:
     names = _names(rows)
     check_unique(zip(rows, names, strict=True))
     problems = [_problem(row, name, recipe.evaluate) for row, name in zip(rows, names, strict=True)]
-    return ListedTask("codecontests", recipe.evaluate.settings.stop, problems)
+    return ListedTask("codecontests", settings_of(recipe.evaluate).stop, problems)
 
 
 def _names(rows: list[EvaluationRow]) -> list[str]:
@@ -105,17 +133,17 @@ def _solution(row: EvaluationRow) -> str | None:
 
 def _limits(row: EvaluationRow, config: EvaluateConfig) -> dict[str, Any]:
     """What the problem's own limits mean here; what the recipe sets is kept."""
-    limits: dict[str, Any] = {}
+    settings, limits = settings_of(config), dict[str, Any]()
     seconds, size = _seconds(row), row.values.get("memory_limit_bytes") or 0
     if seconds and config.cpu_seconds is None:
         limits["cpu_seconds"] = max(LEAST_SECONDS, TIMES_SECONDS * seconds)
         if config.wall_seconds is None:
-            limits["wall_seconds"] = max(config.settings.wall_seconds, TIMES_WALL * limits["cpu_seconds"])
+            limits["wall_seconds"] = max(settings.wall_seconds, TIMES_WALL * limits["cpu_seconds"])
     if not _is_count(size):
         raise WMTPError(f"{row.place}: 'memory_limit_bytes' should be a whole number, not {size!r}")
     if config.memory_mib is None:
         mib = -(-TIMES_MEMORY * size // (1 << 20))
-        limits["memory_mib"] = max(config.settings.memory_mib, mib)
+        limits["memory_mib"] = max(settings.memory_mib, mib)
     return limits
 
 

@@ -5,12 +5,14 @@ and that of the hub's data sets, whose field `test` holds inputs, results and co
 """
 
 import importlib.resources
+from dataclasses import replace
 from typing import Any, Literal
 
 from wmtp.config import Recipe
 from wmtp.errors import WMTPError
+from wmtp.evaluate.protocols import Protocol, TaskSettings
 from wmtp.evaluate.rows import EvaluationRow
-from wmtp.evaluate.tasks import evalplus_oracle
+from wmtp.evaluate.tasks import evalplus_oracle, settings_of, takes
 from wmtp.evaluate.tasks.base import (
     ListedTask,
     Problem,
@@ -30,7 +32,24 @@ INPUTS = ("base_input", "plus_input")
 PACKAGES = ("numpy",)
 """What candidates may import, as in EvalPlus."""
 
+STOPS = ("\nif __name__", "\ndef main(", "\nprint(")
+# evalplus/evalplus, evalplus/provider/{base,utility}.py. The seconds are for all inputs together: several published
+# solutions take 2 to 4. The results of three problems of HumanEval+ are larger than 1 MiB.
+HUMANEVAL_PROTOCOL = Protocol(
+    "evalplus",
+    "published",
+    stop=(*STOPS, "\ndef ", "\nclass ", "\nimport ", "\nfrom ", "\nassert "),
+    max_new_tokens=768,
+    cpu_seconds=20.0,
+    wall_seconds=60.0,
+    memory_mib=1024,
+    output_mib=64,
+    about="EvalPlus: one greedy completion of the prompt in its file",
+)
+MBPP_PROTOCOL = replace(HUMANEVAL_PROTOCOL, prompt="docstring", stop=(*STOPS, '\n"""', "\nassert"))
 
+
+@takes(TaskSettings((HUMANEVAL_PROTOCOL,)))
 def humanevalplus(recipe: Recipe) -> ListedTask:
     """164 functions to complete; the file is `evaluate.data`.
 
@@ -40,6 +59,7 @@ def humanevalplus(recipe: Recipe) -> ListedTask:
     return _task(recipe, "humaneval", HUMANEVAL)
 
 
+@takes(TaskSettings((MBPP_PROTOCOL,)))
 def mbppplus(recipe: Recipe) -> ListedTask:
     """378 functions, each from one sentence and one test; the file is `evaluate.data`.
 
@@ -54,7 +74,7 @@ def _task(recipe: Recipe, benchmark: Literal["humaneval", "mbpp"], source: str) 
     from_hub = _humaneval_of_hub if benchmark == "humaneval" else _mbpp_of_hub
     problems = [_problem(row, benchmark) if "plus_input" in row.values else from_hub(row) for row in rows]
     check_unique((row, problem.task_id) for row, problem in zip(rows, problems, strict=True))
-    return ListedTask(f"{benchmark}plus", recipe.evaluate.settings.stop, problems)
+    return ListedTask(f"{benchmark}plus", settings_of(recipe.evaluate).stop, problems)
 
 
 def _problem(row: EvaluationRow, benchmark: Literal["humaneval", "mbpp"]) -> Problem:

@@ -1,35 +1,63 @@
 """HumanEval (Chen et al. 2021, arXiv 2107.03374): complete a function from its signature and docstring."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from wmtp.config import Recipe
-from wmtp.config.protocols import Prompt
 from wmtp.data.templates import function_message
 from wmtp.errors import WMTPError
 from wmtp.evaluate.entry_points import as_function, is_entry_point
+from wmtp.evaluate.protocols import BIGCODE, CHAT, LM_EVAL, META_MTP, Protocol, TaskSettings
 from wmtp.evaluate.rows import EvaluationRow
+from wmtp.evaluate.tasks import settings_of, takes
 from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows, is_humaneval_plus
 from wmtp.evaluate.tasks.texts import helpers, packages_imported
 from wmtp.sandbox import ENTRY_POINT, Program
 
 SOURCE = "HumanEval.jsonl.gz of github.com/openai/human-eval (folder data)"
+STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
+"""Where a completion ends (section 2.1)."""
+PROTOCOLS = (
+    replace(LM_EVAL, prompt="published", stop=STOPS, max_new_tokens=1024),
+    replace(
+        BIGCODE,
+        prompt="stripped",
+        temperatures={1: (0.2,), 10: (0.2,), 100: (0.2,)},
+        samples=200,
+        stop=("\nclass", "\ndef", "\n#", "\n@", "\nprint", "\nif", "\n```", "<file_sep>"),
+    ),
+    CHAT,
+    # sections 2.1 and 3.2 to 3.4
+    Protocol(
+        "humaneval-paper",
+        "published",
+        {1: (0.2,), 10: (0.8,), 100: (0.8,)},
+        samples=200,
+        stop=STOPS,
+        top_p=0.95,
+        max_new_tokens=512,
+        about="Chen et al. 2021: pass@1 at temperature 0.2, pass@10 and pass@100 at 0.8, of 200 samples",
+    ),
+    replace(META_MTP, prompt="published", stop=STOPS),
+)
 
 
+@takes(TaskSettings(PROTOCOLS))
 def humaneval(recipe: Recipe) -> ListedTask:
     """164 functions to complete; the file is `evaluate.data`.
 
     Raises:
         WMTPError: the file is missing, or a row of it is not a problem.
     """
-    settings = recipe.evaluate.settings
+    settings = settings_of(recipe.evaluate)
     rows = data_rows(recipe.evaluate, SOURCE)
     problems = [_problem(row, settings.prompt) for row in rows]
     check_unique((row, problem.task_id) for row, problem in zip(rows, problems, strict=True))
     return ListedTask("humaneval", settings.stop, problems)
 
 
-def _problem(row: EvaluationRow, kind: Prompt) -> Problem:
+def _problem(row: EvaluationRow, kind: str) -> Problem:
     task_id = row.identifier("task_id")
     published, test, name = row.text("prompt"), row.text("test"), row.text("entry_point")
     if is_humaneval_plus(row):

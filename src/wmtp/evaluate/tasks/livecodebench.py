@@ -10,10 +10,11 @@ from datetime import date, datetime
 from typing import Any
 
 from wmtp.config import Recipe
-from wmtp.config.protocols import Protocol
 from wmtp.errors import WMTPError
 from wmtp.evaluate.entry_points import as_function
+from wmtp.evaluate.protocols import Protocol, TaskSettings
 from wmtp.evaluate.rows import EvaluationRow, unified
+from wmtp.evaluate.tasks import settings_of, takes
 from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows
 from wmtp.sandbox import AnyProgram, Call, CallProgram, Case, StdinProgram
 
@@ -58,14 +59,32 @@ _HARMLESS_OPCODES = {"PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"
 
 Tests = list[tuple[str, str]]
 
+# LiveCodeBench/LiveCodeBench, lcb_runner/runner/parser.py, evaluation/ and prompts/code_generation.py
+PROTOCOL = Protocol(
+    "livecodebench",
+    "published",
+    {1: (0.2,), 5: (0.2,), 10: (0.2,)},
+    samples=10,
+    stop=("###",),
+    extraction="fenced",
+    top_p=0.95,
+    max_new_tokens=2000,
+    cpu_seconds=6.0,
+    wall_seconds=60.0,
+    memory_mib=1024,
+    processes=1,
+    about="Jain et al. 2024: 10 samples at temperature 0.2, from the question and how to answer",
+)
 
+
+@takes(TaskSettings((PROTOCOL,), has_dates=True))
 def livecodebench(recipe: Recipe) -> ListedTask:
     """Contest problems of a window of dates; the file is `evaluate.data`.
 
     Raises:
         WMTPError: the file is missing, a row of it is not a problem, or no problem is of that time.
     """
-    settings = recipe.evaluate.settings
+    settings = settings_of(recipe.evaluate)
     rows = [(row, row.identifier("question_id")) for row in data_rows(recipe.evaluate, SOURCE)]
     check_unique(rows)
     chosen = [(row, task_id) for row, task_id in rows if _is_within(_contest_date(row), settings)]

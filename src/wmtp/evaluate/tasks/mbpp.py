@@ -1,12 +1,14 @@
 """MBPP (Austin et al. 2021, arXiv 2108.07732): short functions, each from one sentence."""
 
+from dataclasses import replace
 from typing import Any
 
 from wmtp.config import Recipe
-from wmtp.config.protocols import Prompt
 from wmtp.data.templates import task_message
 from wmtp.errors import WMTPError
+from wmtp.evaluate.protocols import BIGCODE, CHAT, LM_EVAL, META_MTP, Protocol, TaskSettings
 from wmtp.evaluate.rows import EvaluationRow
+from wmtp.evaluate.tasks import settings_of, takes
 from wmtp.evaluate.tasks.base import ListedTask, Problem, check_unique, data_rows, is_mbpp_plus
 from wmtp.evaluate.tasks.texts import demanded_names, needs_candidate, packages_imported
 from wmtp.sandbox import Program
@@ -17,14 +19,42 @@ SPLITS = {"test": range(11, 511), "validation": range(511, 601), "train": range(
 SHOTS = (2, 3, 4)
 """Problems that the 3-shot prompt shows solved."""
 
+_SHOWN: dict[str, Any] = {"prompt": "3-shot", "stop": ("[DONE]",)}
+_SECONDS: dict[str, Any] = {"cpu_seconds": 6.0}
+"""The published solution of problem 123 takes 2 to 3 s, by how busy the machine is."""
+PROTOCOLS = (
+    replace(LM_EVAL, **_SHOWN, **_SECONDS),
+    replace(
+        BIGCODE,
+        prompt="docstring",
+        temperatures={1: (0.1,)},
+        samples=15,
+        stop=("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n<|/", "\n```"),
+        **_SECONDS,
+    ),
+    replace(CHAT, **_SECONDS),
+    # sections 2.1 and 4
+    Protocol(
+        "mbpp-paper",
+        temperatures={1: (0.5,), 80: (0.5,)},
+        samples=80,
+        max_new_tokens=512,
+        about="Austin et al. 2021: 80 samples at temperature 0.5, from three solved problems",
+        **_SHOWN,
+        **_SECONDS,
+    ),
+    replace(META_MTP, **_SHOWN, **_SECONDS),
+)
 
+
+@takes(TaskSettings(PROTOCOLS, splits=(*SPLITS, "all")))
 def mbpp(recipe: Recipe) -> ListedTask:
     """974 functions (427 sanitized) of which a split of 500 is evaluated; the file is `evaluate.data`.
 
     Raises:
         WMTPError: the file is missing, or a row of it is not a problem.
     """
-    settings = recipe.evaluate.settings
+    settings = settings_of(recipe.evaluate)
     rows = [(row, _number(row)) for row in data_rows(recipe.evaluate, SOURCE)]
     check_unique((row, str(number)) for row, number in rows)
     shots = _shots({number: row for row, number in rows}) if settings.prompt == "3-shot" else ""
@@ -43,7 +73,7 @@ def _number(row: EvaluationRow) -> int:
     return number
 
 
-def _problem(row: EvaluationRow, kind: Prompt, shots: str) -> Problem:
+def _problem(row: EvaluationRow, kind: str, shots: str) -> Problem:
     reference, tests = row.text("code"), _tests(row)
     setup = row.text("test_setup_code", default="\n".join(row.texts("test_imports", ())))
     facts: dict[str, Any] = {
@@ -62,7 +92,7 @@ def _problem(row: EvaluationRow, kind: Prompt, shots: str) -> Problem:
     )
 
 
-def _prompt(row: EvaluationRow, kind: Prompt, shots: str) -> str:
+def _prompt(row: EvaluationRow, kind: str, shots: str) -> str:
     if kind == "instruct":
         return task_message(row.text("text", "prompt"), _tests(row))
     return shots + _question(row) if kind == "3-shot" else _docstring(row)

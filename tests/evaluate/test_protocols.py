@@ -1,5 +1,7 @@
 """Protocols: their facts, what a recipe changes, and what the results then say."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wmtp.config import Recipe, load, to_yaml
-from wmtp.config.protocols import ABOUT, PROTOCOLS, find_protocol, result_name
 from wmtp.errors import WMTPError
+from wmtp.evaluate.tasks import TASKS, find_protocol, result_name, settings_of, task_settings
 
-EVERY = [protocol for known in PROTOCOLS.values() for protocol in known.values()]
+EVERY = [find_protocol(task, each.name) for task in TASKS.names() for each in task_settings(task).protocols]
 
 
 def settings(**evaluate: Any) -> Any:
-    return Recipe.model_validate({"evaluate": evaluate}).evaluate.settings
+    return settings_of(Recipe.model_validate({"evaluate": evaluate}).evaluate)
 
 
 def test_the_protocol_that_a_task_has_unless_another_is_named() -> None:
@@ -139,7 +141,7 @@ def test_every_protocols_facts(protocol: Any) -> None:
 
 @pytest.mark.parametrize("protocol", EVERY, ids=lambda p: f"{p.task}-{p.name}")
 def test_every_protocol_is_consistent(protocol: Any) -> None:
-    assert protocol.name in ABOUT
+    assert protocol.about
     assert protocol.changed == ()
     assert protocol.label == protocol.name
     assert max(protocol.k) <= protocol.samples
@@ -218,7 +220,7 @@ def test_a_saved_recipe_leaves_to_the_protocol_what_it_left(tmp_path: Any) -> No
     recipe = Recipe.model_validate({"evaluate": {"task": "humaneval", "top_p": 0.5}})
     (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
     again, _ = load(tmp_path / "recipe.yaml", None, ["evaluate.protocol=humaneval-paper"])
-    assert again.evaluate.settings.label == "humaneval-paper (changed: top_p=0.5)"
+    assert settings_of(again.evaluate).label == "humaneval-paper (changed: top_p=0.5)"
 
 
 @pytest.mark.parametrize(
@@ -226,24 +228,34 @@ def test_a_saved_recipe_leaves_to_the_protocol_what_it_left(tmp_path: Any) -> No
     [
         ({"protocol": "lm-eval"}, "protocol 'lm-eval': not one of task 'tinycode'; known: tinycode-greedy"),
         ({"task": "mbpp", "protocol": "bigcod"}, "did you mean 'bigcode'"),
-        ({"k": [5]}, "pass@5 needs samples >= 5, not 1"),
-        ({"samples": 3}, "set temperature above 0"),
+        ({"k": [5]}, "evaluate.k: pass@5 needs samples >= 5, not 1"),
+        (
+            {"samples": 3},
+            "evaluate.samples: several samples at temperature 0 are all the same; set temperature above 0",
+        ),
         ({"k": []}, "at least 1 item"),
         ({"temperature": []}, "at least 1 item"),
         ({"temperature": "warm"}, "valid list"),
-        ({"split": "all"}, "split all: only mbpp is divided into splits, not tinycode"),
+        ({"split": "all"}, "evaluate.split all: task tinycode is not divided into splits"),
+        ({"task": "mbpp", "split": "tests"}, "split 'tests': not one of task 'mbpp'; did you mean 'test'?"),
+        ({"task": "mbp"}, "unknown task 'mbp'; did you mean 'mbpp'"),
+        (
+            {"data": "he.jsonl"},
+            "evaluate.data he.jsonl: task tinycode reads no file; name the benchmark with --task",
+        ),
     ],
 )
 def test_what_does_not_go_together(evaluate: dict[str, Any], expected: str) -> None:
-    with pytest.raises(ValueError, match=expected.replace("[", r"\[")):
-        Recipe.model_validate({"evaluate": evaluate})
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        settings(**evaluate)
 
 
-def test_a_task_of_ones_own_is_greedy_and_has_no_other_protocol() -> None:
-    own = find_protocol("mine:Task", None)
+def test_a_task_that_says_nothing_of_itself_is_greedy_and_has_no_other_protocol(tmp_path: Path) -> None:
+    (tmp_path / "silent_task.py").write_text("class Task: ...\n")
+    own = find_protocol("silent_task:Task", None)
     assert (own.name, own.prompt, own.all_temperatures, own.stop) == ("greedy", "own", [0.0], ())
-    with pytest.raises(WMTPError, match="protocol 'lm-eval': not one of task 'mine:Task'"):
-        find_protocol("mine:Task", "lm-eval")
+    with pytest.raises(WMTPError, match="protocol 'lm-eval': not one of task 'silent_task:Task'"):
+        find_protocol("silent_task:Task", "lm-eval")
 
 
 def test_results_of_two_protocols_have_two_names() -> None:
