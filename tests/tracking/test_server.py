@@ -146,7 +146,7 @@ def test_what_waited_for_a_server_is_delivered_when_it_is_back(
         assert tracking.run_id is None
     assert f"10 records wait in {run}; deliver with: wmtp mlflow {run}" in capfd.readouterr().err
     server.start()
-    assert deliver_all(run, config).runs == 1
+    deliver_all(run, config)
     [(_, status, run_id)] = server.database.runs()
     assert status == "FINISHED"
     assert server.database.steps(run_id) == list(range(1, 11))

@@ -83,7 +83,7 @@ def mlflow(directory: RunOrComparison, config: ConfigFile = None) -> None:
     _, environment = load_run(directory, None, config)
     from wmtp.tracking.deliver import deliver_all
 
-    print(deliver_all(directory, environment, print))
+    print(*deliver_all(directory, environment), sep="\n")
 
 
 def register(
