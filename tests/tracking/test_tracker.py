@@ -123,7 +123,7 @@ def test_a_server_that_hangs_costs_training_nothing_and_its_end_the_deadline(
     assert told(capfd) == [
         f"mlflow: 200 records wait in {run}; deliver with: wmtp mlflow {run} (the reason is in {run / 'mlflow.log'})"
     ]
-    assert deliver_all(run, config)[0].records == 200
+    assert "200 records" in deliver_all(run, config)[0]
     assert [status for _, status, _ in database.runs()] == ["FINISHED"]  # all of its steps
 
 
@@ -149,7 +149,7 @@ def test_the_worker_starts_mlflow_without_telemetry(
 from pathlib import Path
 from wmtp.config import Config
 from wmtp.tracking.worker import Rounds
-Rounds(Path("."), Config(), 1.0)
+Rounds(Path("."), Config())
 from mlflow.telemetry import get_telemetry_client
 print(get_telemetry_client())
 """

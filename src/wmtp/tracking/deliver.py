@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -39,22 +39,8 @@ CHANGED = "changed."
 ARTIFACTS = ("[!.]*.yaml", "[!.]*.json", "[!.]*.html", "samples/*.jsonl")
 
 
-class Delivered(NamedTuple):
-    """How much of a run was delivered; nothing if another process, that of its training, is at it."""
-
-    run: Path
-    records: int = 0
-    files: int = 0
-    is_busy: bool = False
-
-    def __str__(self) -> str:
-        if self.is_busy:
-            return f"{self.run}: is being delivered by its own training"
-        return f"{self.run}: delivered {self.records:,} records, {self.files:,} files"
-
-
-def deliver_all(directory: Path, config: Config) -> list[Delivered]:
-    """Deliver a run, or a comparison and the runs in it.
+def deliver_all(directory: Path, config: Config) -> list[str]:
+    """Deliver a run, or a comparison and the runs in it; returns a line about each.
 
     Raises:
         WMTPError: it is no run, or MLflow cannot be reached or refuses; what is not delivered stays on disk.
@@ -69,12 +55,13 @@ def deliver_all(directory: Path, config: Config) -> list[Delivered]:
         raise WMTPError(f"{error}; {waiting:,} records wait in {directory}") from error
 
 
-def _deliver_alone(run: Path, store: Store) -> Delivered:
+def _deliver_alone(run: Path, store: Store) -> str:
     delivery = RunDelivery(run, store)
     with sole_deliverer(run) as alone:
-        if alone:
-            delivery.deliver()
-        return Delivered(run, delivery.records, delivery.files, is_busy=not alone)
+        if not alone:
+            return f"{run}: is being delivered by its own training"
+        delivery.deliver()
+    return f"{run}: delivered {delivery.records:,} records, {delivery.files:,} files"
 
 
 class RunDelivery:
@@ -130,11 +117,8 @@ class RunDelivery:
 
     def _find(self) -> "Run | None":
         """The run of the ledger's id, or that of its key; none that was deleted."""
-        by_id, by_key = (
-            f"attributes.run_id = '{self._ledger.run_id}'",
-            f"tags.`{KEY_TAG}` = '{self._ledger.key}'",
-        )
-        for condition in (by_id, by_key):
+        ledger = self._ledger
+        for condition in (f"attributes.run_id = '{ledger.run_id}'", f"tags.`{KEY_TAG}` = '{ledger.key}'"):
             found = self._client.search_runs([self._store.experiment_id], condition, max_results=1)
             if found:
                 return found[0]

@@ -30,7 +30,7 @@ class Tracker:
         run_id: MLflow run to continue if the directory does not say: a checkpoint's.
         fresh: the training starts at step 0, and with it a new MLflow run.
         seconds: at an orderly end, to deliver the rest.
-        every: seconds between deliveries.
+        every: seconds between deliveries, and between system metrics.
 
     Raises:
         WMTPError: on entering, if MLflow is not installed or `mlflow.tracking_uri` is none.
@@ -44,20 +44,14 @@ class Tracker:
         *,
         fresh: bool = False,
         seconds: float = 30.0,
-        every: float = 5.0,
+        every: float = 10.0,
     ) -> None:
         self._directory = directory
         self._config = config
         self._seconds = seconds
+        self._every = every
+        self._given_run_id = run_id
         self._key = uuid.uuid4().hex if fresh else None
-        self._arguments = {
-            "directory": str(directory.resolve()),
-            "config": to_dict(config),
-            "parent": os.getpid(),
-            "key": self._key,
-            "run_id": run_id,
-            "every": every,
-        }
         self._worker: subprocess.Popen[str] | None = None
 
     @property
@@ -68,9 +62,17 @@ class Tracker:
     def __enter__(self) -> "Tracker":
         if self._config.mlflow.enabled:
             check_tracking(self._config)
+            arguments = {
+                "directory": str(self._directory.resolve()),
+                "config": to_dict(self._config),
+                "parent": os.getpid(),
+                "key": self._key,
+                "run_id": self._given_run_id,
+                "every": self._every,
+            }
             with (self._directory / LOG_FILE).open("a") as log:
                 self._worker = subprocess.Popen(
-                    [sys.executable, "-m", "wmtp.tracking.worker", json.dumps(self._arguments)],
+                    [sys.executable, "-m", "wmtp.tracking.worker", json.dumps(arguments)],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -120,11 +122,7 @@ def mlflow_follower(config: Config) -> Follow:
     """
     if config.mlflow.enabled:
         check_tracking(config)
-
-    def follow(run: Path, run_id: str | None, *, fresh: bool) -> Tracker:
-        return Tracker(run, config, run_id, fresh=fresh)
-
-    return follow
+    return lambda run, run_id, *, fresh: Tracker(run, config, run_id, fresh=fresh)
 
 
 def _outcome(error: BaseException | None) -> str:

@@ -37,7 +37,7 @@ def deliver_until_ended(
         parent: process whose end is the training's.
         key: of the new MLflow run, if the training starts at step 0.
         run_id: MLflow run to continue if the directory does not say.
-        every: seconds between deliveries; between system metrics twice that.
+        every: seconds between deliveries, and between system metrics.
     """
     os.nice(NICENESS)
     run = Path(directory)
@@ -47,8 +47,10 @@ def deliver_until_ended(
         ledger.save(run)  # before MLflow is imported, which takes seconds
         if key:
             (run / SYSTEM_FILE).unlink(missing_ok=True)
-        rounds = Rounds(run, Config.model_validate(config), every)
-        ledger.commit = ledger.commit or _git_commit()
+        rounds = Rounds(run, Config.model_validate(config))
+        from mlflow.utils.git_utils import get_git_commit
+
+        ledger.commit = ledger.commit or get_git_commit(os.getcwd())
         ledger.save(run)
         last_complaint, outcome = "", None
         while True:
@@ -64,24 +66,17 @@ def _outcome_within(seconds: float, parent: int) -> str | None:
     """How the training ended; None if it goes on after so many seconds."""
     if select.select([sys.stdin], [], [], seconds)[0]:
         return sys.stdin.readline() or NO_OUTCOME
-    return (
-        None if os.getppid() == parent else NO_OUTCOME
-    )  # a child of the training may have the other end open
-
-
-def _git_commit() -> str | None:
-    from mlflow.utils.git_utils import get_git_commit
-
-    return get_git_commit(os.getcwd())
+    is_orphan = os.getppid() != parent  # a child of the training may still have the other end open
+    return NO_OUTCOME if is_orphan else None
 
 
 class Rounds:
     """Delivers a run, or a comparison with its runs as far as these do not deliver themselves."""
 
-    def __init__(self, directory: Path, config: Config, every: float) -> None:
+    def __init__(self, directory: Path, config: Config) -> None:
         self._directory = directory
         self._store = Store(config, REQUEST_TIMEOUT)
-        self._system = SystemMetrics(directory, 2 * every) if config.mlflow.system_metrics else None
+        self._system = SystemMetrics(directory / SYSTEM_FILE) if config.mlflow.system_metrics else None
         self._deliveries: dict[Path, RunDelivery] = {}
 
     def attempt(self, outcome: str | None) -> str:
@@ -107,20 +102,15 @@ class Rounds:
 class SystemMetrics:
     """What MLflow's monitor sees of the machine, as records of kind "system"; steps count on from the file's last."""
 
-    def __init__(self, directory: Path, every: float) -> None:
+    def __init__(self, path: Path) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        self._path = directory / SYSTEM_FILE
-        self._every = every
+        self._path = path
         self._monitor = SystemMetricsMonitor(None, tracking_uri=NO_SERVER)
-        self._step = max((record["step"] for record in Tail(self._path).read()), default=-1)
-        self._due = time.monotonic() + every  # there is nothing yet that a sample could be measured against
+        self._step = max((record["step"] for record in Tail(path).read()), default=-1)
 
     def sample(self) -> None:
-        """Append a record if it is time."""
-        if time.monotonic() < self._due:
-            return
-        self._due = time.monotonic() + self._every
+        """Append a record."""
         self._step += 1
         self._monitor.collect_metrics()
         append_record(self._path, {"kind": "system", "step": self._step, **self._monitor.aggregate_metrics()})
