@@ -170,6 +170,13 @@ def test_without_its_file_a_run_continues_by_its_id(
     assert database.steps(run_id) == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_ledger_of_an_earlier_version_still_names_the_run(tmp_path: Path) -> None:
+    write_json(tmp_path / "mlflow.json", {"key": "k", "run_id": "r", "training": "t", "uploaded": {"a": "1"}})
+    assert Ledger.of(tmp_path) == Ledger(key="k", run_id="r")
+    (tmp_path / "mlflow.json").write_text("damaged")
+    assert Ledger.of(tmp_path).run_id is None
+
+
 def test_what_was_refused_once_is_sent_again(make_run: MakeRun, config: Config, database: Database) -> None:
     run = make_run("r", steps=2)
     store = Store(config, 5)

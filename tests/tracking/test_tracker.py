@@ -8,13 +8,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_runs import Database, MakeRun, train_record, write_steps
+from mlflow_runs import Database, MakeRun, is_delivered, train_record, wait_until, write_steps
 
 from wmtp.cli.options import track
 from wmtp.config import Config, to_dict
@@ -23,7 +23,7 @@ from wmtp.lock import run_lock
 from wmtp.metrics import MetricsLog
 from wmtp.tracking import tracker
 from wmtp.tracking.deliver import deliver_all
-from wmtp.tracking.ledger import Ledger, sole_deliverer, waiting_records
+from wmtp.tracking.ledger import sole_deliverer, waiting_records
 from wmtp.tracking.tracker import Tracker
 from wmtp.train.signals import Stopped
 
@@ -33,21 +33,10 @@ def at(config: Config, **mlflow: Any) -> Config:
     return config.model_copy(update={"mlflow": config.mlflow.model_copy(update=mlflow)})
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
-
-
 def told(capfd: pytest.CaptureFixture[str]) -> list[str]:
     """Lines printed, without the progress that shows where delivering the rest takes more than a moment."""
     output, errors = capfd.readouterr()
     return [line for line in (output + errors).splitlines() if not line.startswith("deliver to MLflow: ")]
-
-
-def is_delivered(run: Path, step: int) -> bool:
-    return Ledger.of(run).steps.get("train", 0) >= step
 
 
 @pytest.fixture
