@@ -1,12 +1,14 @@
 """Made-up runs, and what is really in an MLflow database."""
 
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from wmtp.metrics import MetricsLog
+from wmtp.tracking.ledger import Ledger
 
 MakeRun = Callable[..., Path]
 
@@ -28,6 +30,19 @@ def train_record(step: int) -> dict[str, Any]:
         "loss": 1.0 / step,
         "ce": [1.0 + step, second],
     }
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Go on as soon as a condition holds; fail if it does not in so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.05)
+
+
+def is_delivered(run: Path, step: int) -> bool:
+    """Whether MLflow has a training record of this step or a later one."""
+    return Ledger.of(run).steps.get("train", 0) >= step
 
 
 class Database:

@@ -12,9 +12,8 @@ from wmtp.config import Config
 from wmtp.errors import WMTPError
 from wmtp.metrics import MetricsLog
 from wmtp.storage import write_json
-from wmtp.tracking.deliver import deliver_all
-from wmtp.tracking.ledger import Ledger, load_ledger, save_ledger, sole_deliverer, waiting_records
-from wmtp.tracking.run_delivery import RunDelivery
+from wmtp.tracking.deliver import RunDelivery, deliver_all
+from wmtp.tracking.ledger import Ledger, sole_deliverer, waiting_records
 from wmtp.tracking.store import Store
 
 
@@ -38,9 +37,8 @@ def test_everything_of_a_run_arrives(make_run: MakeRun, config: Config, database
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "recipe.yaml").write_text("not an artifact")
 
-    summary = deliver_all(run, config)
+    assert deliver_all(run, config) == [f"{run}: delivered 10 records, 5 files"]
 
-    assert (summary.runs, summary.records, summary.files, summary.busy) == (1, 10, 5, [])
     [(name, status, run_id)] = database.runs()
     assert (name, status) == ("mine", "FINISHED")
     assert database.steps(run_id) == list(range(1, 11))
@@ -73,12 +71,10 @@ def test_everything_of_a_run_arrives(make_run: MakeRun, config: Config, database
 def test_what_is_there_is_not_delivered_again(make_run: MakeRun, config: Config, database: Database) -> None:
     run = make_run("r", steps=3)
     deliver_all(run, config)
-    again = deliver_all(run, config)
-    assert (again.records, again.files) == (0, 0)
+    assert deliver_all(run, config) == [f"{run}: delivered 0 records, 0 files"]
     write_steps(run, range(4, 6))
     (run / "environment.json").write_text('{"device": "gpu"}')
-    more = deliver_all(run, config)
-    assert (more.records, more.files) == (2, 1)
+    assert deliver_all(run, config) == [f"{run}: delivered 2 records, 1 files"]
     [(_, status, run_id)] = database.runs()
     assert status == "KILLED"
     assert database.steps(run_id) == [1, 2, 3, 4, 5]
@@ -112,7 +108,7 @@ def test_thousands_of_records_arrive_in_order(make_run: MakeRun, config: Config,
                 file.write(
                     json.dumps({"kind": "validation", "step": step, "ce": [1.0], "time": 1.0 * step}) + "\n"
                 )
-    assert deliver_all(run, config).records == 2525
+    assert "2,525 records" in deliver_all(run, config)[0]
     run_id = database.runs()[0][2]
     assert database.steps(run_id) == list(range(1, 2501))
     assert database.steps(run_id, "validation/ce_head_0") == list(range(100, 2501, 100))
@@ -139,10 +135,9 @@ def test_a_lost_acknowledgement_duplicates_nothing_even_after_a_resumption(
 ) -> None:
     run = make_run("r", steps=5)
     deliver_all(run, config)
-    ledger = load_ledger(run)
-    assert ledger is not None
+    ledger = Ledger.of(run)
     ledger.steps["train"] = 2  # as if killed between the server's answer and writing it down
-    save_ledger(run, ledger)
+    ledger.save(run)
     MetricsLog(run).rewind(1)
     time.sleep(0.01)
     write_steps(run, range(2, 8))  # the same steps, at other times
@@ -155,9 +150,8 @@ def test_a_run_whose_creation_was_not_answered_is_found_again(
 ) -> None:
     run = make_run("r", steps=2)
     deliver_all(run, config)
-    ledger = load_ledger(run)
-    assert ledger is not None
-    save_ledger(run, Ledger(key=ledger.key))
+    ledger = Ledger.of(run)
+    Ledger(key=ledger.key).save(run)
     deliver_all(run, config)
     assert [run_id for _, _, run_id in database.runs()] == [ledger.run_id]
     assert database.steps(str(ledger.run_id)) == [1, 2]
@@ -169,11 +163,18 @@ def test_without_its_file_a_run_continues_by_its_id(
     run = make_run("r", steps=4)
     deliver_all(run, config)
     [(_, _, run_id)] = database.runs()
-    (run / "mlflow.json").unlink()
+    Ledger(run_id=run_id).save(run)  # what a worker makes of a checkpoint's
     write_steps(run, range(5, 7))
-    RunDelivery(run, Store(config, 5), run_id=run_id).deliver("RUNNING")
+    RunDelivery(run, Store(config, 5)).deliver("RUNNING")
     assert [(status, found) for _, status, found in database.runs()] == [("RUNNING", run_id)]
     assert database.steps(run_id) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_ledger_of_an_earlier_version_still_names_the_run(tmp_path: Path) -> None:
+    write_json(tmp_path / "mlflow.json", {"key": "k", "run_id": "r", "training": "t", "uploaded": {"a": "1"}})
+    assert Ledger.of(tmp_path) == Ledger(key="k", run_id="r")
+    (tmp_path / "mlflow.json").write_text("damaged")
+    assert Ledger.of(tmp_path).run_id is None
 
 
 def test_what_was_refused_once_is_sent_again(make_run: MakeRun, config: Config, database: Database) -> None:
@@ -184,7 +185,7 @@ def test_what_was_refused_once_is_sent_again(make_run: MakeRun, config: Config, 
     run_id = database.runs()[0][2]
     write_steps(run, range(3, 5))
     store.client.delete_run(run_id)
-    with pytest.raises(Exception, match="must be in the 'active' state"):
+    with pytest.raises(WMTPError, match="must be in the 'active' state"):
         delivery.deliver("RUNNING")
     store.client.restore_run(run_id)
     write_steps(run, range(5, 7))
@@ -205,7 +206,7 @@ def test_a_run_that_mlflow_does_not_have_is_delivered_anew(
         uri = f"sqlite:///{tmp_path / 'other.db'}"
         config = config.model_copy(update={"mlflow": config.mlflow.model_copy(update={"tracking_uri": uri})})
         database = Database(tmp_path / "other.db")
-    assert deliver_all(run, config).records == 4
+    assert "4 records" in deliver_all(run, config)[0]
     new = database.runs()[-1][2]
     assert new != old
     assert database.steps(new) == [1, 2, 3, 4]
@@ -231,9 +232,8 @@ def test_a_comparison_has_its_runs_nested(make_run: MakeRun, config: Config, dat
     directory = make_run("cmp")
     (directory / "metrics.jsonl").unlink()
     runs = [make_run(f"cmp/{name}", steps=10) for name in ("reference", "arms/a/seed-0", "arms/b/seed-0")]
-    early = deliver_all(runs[1], config)  # before the comparison itself
-    assert early.runs == 1
-    assert deliver_all(directory, config).runs == 4
+    assert len(deliver_all(runs[1], config)) == 1  # before the comparison itself
+    assert len(deliver_all(directory, config)) == 4
     by_name = {name: (status, run_id) for name, status, run_id in database.runs()}
     assert set(by_name) == {"cmp", "reference", "a/seed-0", "b/seed-0"}
     parent = by_name["cmp"][1]
@@ -253,10 +253,8 @@ def test_a_run_that_its_training_delivers_is_left_to_it(make_run: MakeRun, confi
     run = make_run("r", steps=3)
     with sole_deliverer(run) as alone:
         assert alone
-        summary = deliver_all(run, config)
-    assert (summary.records, summary.busy) == (0, [run])
-    assert str(run) in str(summary)
-    assert deliver_all(run, config).records == 3
+        assert deliver_all(run, config) == [f"{run}: is being delivered by its own training"]
+    assert deliver_all(run, config) == [f"{run}: delivered 3 records, 3 files"]
 
 
 def test_a_server_that_is_not_there_is_one_line(make_run: MakeRun, config: Config) -> None:
@@ -268,7 +266,7 @@ def test_a_server_that_is_not_there_is_one_line(make_run: MakeRun, config: Confi
         f"mlflow.tracking_uri http://127.0.0.1:9: could not be reached; 3 records wait in {run}"
     )
     assert waiting_records(run) == 3
-    assert deliver_all(run, config).records == 3
+    assert "3 records" in deliver_all(run, config)[0]
     assert waiting_records(run) == 0
 
 

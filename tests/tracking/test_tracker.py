@@ -8,23 +8,23 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_runs import Database, MakeRun, train_record, write_steps
+from mlflow_runs import Database, MakeRun, is_delivered, train_record, wait_until, write_steps
 
+from wmtp.cli.options import track
 from wmtp.config import Config, to_dict
 from wmtp.errors import WMTPError
 from wmtp.lock import run_lock
 from wmtp.metrics import MetricsLog
 from wmtp.tracking import tracker
 from wmtp.tracking.deliver import deliver_all
-from wmtp.tracking.ledger import load_ledger, sole_deliverer, waiting_records
+from wmtp.tracking.ledger import sole_deliverer, waiting_records
 from wmtp.tracking.tracker import Tracker
-from wmtp.tracking.worker import Order
 from wmtp.train.signals import Stopped
 
 
@@ -33,22 +33,10 @@ def at(config: Config, **mlflow: Any) -> Config:
     return config.model_copy(update={"mlflow": config.mlflow.model_copy(update=mlflow)})
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
-
-
 def told(capfd: pytest.CaptureFixture[str]) -> list[str]:
     """Lines printed, without the progress that shows where delivering the rest takes more than a moment."""
     output, errors = capfd.readouterr()
     return [line for line in (output + errors).splitlines() if not line.startswith("deliver to MLflow: ")]
-
-
-def is_delivered(run: Path, step: int) -> bool:
-    ledger = load_ledger(run)
-    return ledger is not None and ledger.steps.get("train", 0) >= step
 
 
 @pytest.fixture
@@ -124,7 +112,7 @@ def test_a_server_that_hangs_costs_training_nothing_and_its_end_the_deadline(
     assert told(capfd) == [
         f"mlflow: 200 records wait in {run}; deliver with: wmtp mlflow {run} (the reason is in {run / 'mlflow.log'})"
     ]
-    assert deliver_all(run, config).records == 200
+    assert "200 records" in deliver_all(run, config)[0]
     assert [status for _, status, _ in database.runs()] == ["FINISHED"]  # all of its steps
 
 
@@ -140,64 +128,39 @@ def test_the_reason_is_in_the_log(
     assert "2 records wait" in capfd.readouterr().err
 
 
-WATCHED_WORKER = """
-import os, sys
-from wmtp.tracking import system, worker
-
-def watch(path, every):
-    mlflow = sys.modules.get("mlflow")
-    print("imported", mlflow is not None and not mlflow.__spec__._initializing)
-    from mlflow.telemetry import get_telemetry_client
-    print("telemetry", get_telemetry_client() is not None, flush=True)
-    os._exit(0)
-
-system.record_system_metrics = watch
-worker.main()
-"""
-
-
-def test_mlflow_is_imported_without_telemetry_before_a_second_thread_needs_it(
+@pytest.mark.slow
+def test_the_worker_starts_mlflow_without_telemetry(
     make_run: MakeRun, config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "CI", "PYTEST_CURRENT_TEST"):  # of this test run
         monkeypatch.delenv(name, raising=False)
-    order = Order(
-        directory=str(make_run("r")), config=to_dict(config), parent=os.getpid(), live=True, training="t"
-    )
-    reading, writing = os.pipe()  # left open: its end would be the training's, and limit the worker's time
-    os.write(writing, order.to_line().encode())
-    worker = subprocess.run(
-        [sys.executable, "-c", WATCHED_WORKER],
-        stdin=reading,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
-    os.close(reading)
-    os.close(writing)
-    assert worker.stdout.splitlines() == ["imported True", "telemetry False"]
+    asked = """
+from pathlib import Path
+from wmtp.config import Config
+from wmtp.tracking.worker import Rounds
+Rounds(Path("."), Config())
+from mlflow.telemetry import get_telemetry_client
+print(get_telemetry_client())
+"""
+    found = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines() == ["None"]
 
 
-@pytest.mark.slow
-def test_a_worker_that_was_killed_is_replaced(
-    make_run: MakeRun, config: Config, database: Database, monkeypatch: pytest.MonkeyPatch
+def test_what_a_killed_worker_left_is_said_at_the_end_and_delivered_later(
+    make_run: MakeRun, config: Config, database: Database, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tracker, "FIRST_RESTART", 0.1)
     run = make_run("r")
-    with Tracker(run, config, fresh=True, every=0.1, seconds=60) as tracking:
-        for kills in range(1, 4):
-            write_steps(run, range(10 * kills, 10 * kills + 10))
-            if kills == 3:
-                wait_until(lambda: is_delivered(run, 39))
-            worker = tracking._worker
-            assert worker is not None
-            os.kill(worker.pid, signal.SIGKILL)
-            wait_until(lambda old=worker: tracking._worker is not old)
-        write_steps(run, range(40, 45))
+    with suppress(ValueError), Tracker(run, config, fresh=True) as tracking:
+        assert tracking._worker is not None
+        os.kill(tracking._worker.pid, signal.SIGKILL)
+        tracking._worker.wait()
+        write_steps(run, range(1, 6))
+        raise ValueError("broken")
+    assert f"mlflow: 5 records wait in {run}; deliver with: wmtp mlflow {run}" in told(capfd)[-1]
+    deliver_all(run, config)
     [(_, status, run_id)] = database.runs()
-    assert status == "FINISHED"
-    assert database.steps(run_id) == list(range(10, 45))
+    assert status == "FAILED"
+    assert (run_id, database.steps(run_id)) == (tracking.run_id, [1, 2, 3, 4, 5])
 
 
 @pytest.mark.slow
@@ -341,13 +304,21 @@ def test_a_comparison_and_its_arms(make_run: MakeRun, config: Config, database: 
     assert (Path(config.paths.runs) / "mlartifacts" / child / "artifacts" / "report.html").exists()
 
 
-@pytest.mark.slow
-def test_delivering_once_without_a_training(make_run: MakeRun, config: Config, database: Database) -> None:
+def test_what_a_command_adds_is_delivered_or_a_line_says_why_not(
+    make_run: MakeRun, config: Config, database: Database, capfd: pytest.CaptureFixture[str]
+) -> None:
     run = make_run("r", steps=10)
-    with Tracker(run, config, live=False, seconds=60):
-        pass
+    track(run, at(config, enabled=False))
+    assert not (run / "mlflow.json").exists()
+    dead = "http://127.0.0.1:9"
+    track(run, at(config, tracking_uri=dead))
+    assert told(capfd) == [
+        f"mlflow.tracking_uri {dead}: could not be reached; 10 records wait in {run}; "
+        f"deliver with: wmtp mlflow {run}"
+    ]
+    track(run, config)
     assert [status for _, status, _ in database.runs()] == ["FINISHED"]
-    assert waiting_records(run) == 0
+    assert (waiting_records(run), told(capfd)) == (0, [])
 
 
 def test_switched_off_it_leaves_no_trace(make_run: MakeRun, config: Config) -> None:

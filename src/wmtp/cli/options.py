@@ -1,5 +1,6 @@
 """What several commands share: arguments, options, and how they become a recipe and an environment."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,10 +45,16 @@ def consent_overrides(given: bool) -> list[str]:
 
 def track(directory: Path, config: "Config") -> None:
     """Deliver to MLflow what a command has just added, if MLflow is enabled."""
-    from wmtp.tracking.tracker import Tracker
+    if not config.mlflow.enabled:
+        return
+    from wmtp.progress import working
+    from wmtp.tracking.deliver import deliver_all
 
-    with Tracker(directory, config, live=False):
-        pass
+    try:
+        with working("deliver to MLflow"):
+            deliver_all(directory, config)
+    except WMTPError as error:
+        print(f"{error}; deliver with: wmtp mlflow {directory}", file=sys.stderr)
 
 
 def show_next(*commands: str) -> None:

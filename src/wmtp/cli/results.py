@@ -82,7 +82,7 @@ def mlflow(directory: RunOrComparison, config: ConfigFile = None) -> None:
     opened = open_run(directory, None, config)
     from wmtp.tracking.deliver import deliver_all
 
-    print(deliver_all(directory, opened.config, print))
+    print(*deliver_all(directory, opened.config), sep="\n")
 
 
 def register(

@@ -15,8 +15,8 @@ from wmtp.layout import COMPARISON_FILE, evaluation_files
 from wmtp.records import read_evaluation
 from wmtp.storage import sha256_file, sha256_text
 from wmtp.tracking.deliver import REQUEST_TIMEOUT, deliver_all
-from wmtp.tracking.ledger import run_id_of
-from wmtp.tracking.store import Store, explain, has_code, is_refusal
+from wmtp.tracking.ledger import Ledger
+from wmtp.tracking.store import Store, has_code, refusals_as_one_line
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -73,11 +73,11 @@ def register(
     is_comparison = (directory / COMPARISON_FILE).exists()
     candidate = best_of_comparison(directory) if is_comparison else evaluated_run(directory)
     deliver_all(directory, config)
-    run_id = run_id_of(candidate.run)
+    run_id = Ledger.of(candidate.run).run_id
     if run_id is None:
         raise WMTPError(f"{candidate.run}: has no MLflow run to register a model of")
     store = Store(config, REQUEST_TIMEOUT)
-    try:
+    with refusals_as_one_line(store.uri):
         with tempfile.TemporaryDirectory(dir=candidate.run, prefix=".register-") as scratch:
             folder = Path(scratch) / "model"
             export(candidate.run, folder)
@@ -85,10 +85,6 @@ def register(
         if not is_comparison and not force:
             return Registration(name, version, False, "only a comparison's best arm becomes champion")
         return _crown(store, name, version, candidate, force)
-    except Exception as error:
-        if not is_refusal(error):
-            raise
-        raise WMTPError(f"mlflow.tracking_uri {store.uri}: {explain(error)}") from error
 
 
 def best_of_comparison(directory: Path) -> Candidate:

@@ -9,15 +9,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from wmtp.errors import WMTPError
 from wmtp.layout import LEDGER_FILE, METRICS_FILE
 from wmtp.lock import sole_holder
-from wmtp.storage import complete_lines, read_json, write_json
+from wmtp.storage import complete_lines, write_json
+from wmtp.typed_json import read_as
 
 LOCK_FILE = ".mlflow.lock"
-LOG_FILE = "mlflow.log"
-PARENT_LEVELS = 3
-"""A comparison's runs are `arms/<arm>/seed-<n>` below it."""
 
 
 @dataclass
@@ -26,61 +26,39 @@ class Ledger:
 
     Attributes:
         key: tag of the MLflow run, by which it is found again if the answer to its creation was lost.
-        training: the process that a training from step 0 started with, so that it is a new MLflow run once.
         commit: of the git repository that the training was started in.
         outcome: how the training said it ended; None while it has not.
-        status, parent_id: as MLflow has them.
         steps: the last step of each kind of record.
-        read: checksum of every file whose content became parameters, tags or metrics.
-        uploaded: checksum of every artifact.
+        files: checksum of every artifact.
     """
 
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
     run_id: str | None = None
-    training: str | None = None
     commit: str | None = None
     outcome: str | None = None
-    status: str | None = None
-    parent_id: str | None = None
     steps: dict[str, int] = field(default_factory=dict)
-    read: dict[str, str] = field(default_factory=dict)
-    uploaded: dict[str, str] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
-    def undelivered(self) -> "Ledger":
-        """That of the same training when MLflow has nothing of it."""
-        return Ledger(training=self.training, commit=self.commit, outcome=self.outcome)
+    @classmethod
+    def of(cls, directory: Path) -> "Ledger":
+        """A directory's; a new one where there is none that can be read."""
+        try:
+            return read_as(directory / LEDGER_FILE, TypeAdapter(cls))
+        except (WMTPError, OSError):
+            return cls()
 
+    def save(self, directory: Path) -> None:
+        """Write `mlflow.json`, whole or not at all."""
+        write_json(directory / LEDGER_FILE, asdict(self))
 
-def load_ledger(directory: Path) -> Ledger | None:
-    """A directory's ledger; None where there is none that can be read."""
-    try:
-        return Ledger(**read_json(directory / LEDGER_FILE))
-    except (WMTPError, TypeError):
-        return None
-
-
-def save_ledger(directory: Path, ledger: Ledger) -> None:
-    """Write `mlflow.json`, whole or not at all."""
-    write_json(directory / LEDGER_FILE, asdict(ledger))
+    def lacks(self, record: dict[str, Any]) -> bool:
+        """Whether a record's step comes after the last delivered one of its kind."""
+        return bool(record["step"] > self.steps.get(record["kind"], -1))
 
 
-def run_id_of(directory: Path) -> str | None:
-    """The MLflow run that a directory is delivered to, once there is one."""
-    ledger = load_ledger(directory)
-    return ledger.run_id if ledger else None
-
-
-def parent_of(directory: Path) -> Path | None:
-    """The comparison or sweep that a run belongs to, once MLflow knows it."""
-    for ancestor in list(directory.resolve().parents)[:PARENT_LEVELS]:
-        if (ancestor / LEDGER_FILE).exists():
-            return ancestor
-    return None
-
-
-def sole_deliverer(directory: Path) -> AbstractContextManager[bool]:
+def sole_deliverer(directory: Path, *, wait: bool = False) -> AbstractContextManager[bool]:
     """Whether no other process delivers this directory; none does while the context lasts."""
-    return sole_holder(directory / LOCK_FILE)
+    return sole_holder(directory / LOCK_FILE, wait=wait)
 
 
 def run_directories(directory: Path) -> list[Path]:
@@ -93,15 +71,8 @@ def waiting_records(directory: Path) -> int:
     """How many metrics records of a run, or of the runs below, MLflow is not known to have."""
     count = 0
     for run in run_directories(directory):
-        ledger = load_ledger(run) or Ledger()
-        tail = Tail(run / METRICS_FILE)
-        count += sum(is_new(record, ledger.steps) for record in tail.read())
+        count += sum(map(Ledger.of(run).lacks, Tail(run / METRICS_FILE).read()))
     return count
-
-
-def is_new(record: dict[str, Any], steps: dict[str, int]) -> bool:
-    """Whether a record's step comes after the last delivered one of its kind."""
-    return bool(record["step"] > steps.get(record["kind"], -1))
 
 
 class Tail:
@@ -119,8 +90,7 @@ class Tail:
         with self._path.open("rb") as file:
             found = os.fstat(file.fileno())
             if found.st_ino != self._inode or found.st_size < self._offset:
-                self.rewind()
-            self._inode = found.st_ino
+                self._inode, self._offset = found.st_ino, 0
             file.seek(self._offset)
             for line in complete_lines(file):
                 self._offset += len(line)
@@ -128,15 +98,10 @@ class Tail:
                 if record is not None:
                     yield record
 
-    def rewind(self) -> None:
-        """Read from the beginning again."""
-        self._offset = 0
-
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
     except ValueError:
         return None
-    known = isinstance(record, dict) and isinstance(record.get("kind"), str)
-    return record if known and isinstance(record.get("step"), int) else None
+    return record if isinstance(record, dict) and {"kind", "step"} <= record.keys() else None

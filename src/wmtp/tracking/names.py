@@ -33,16 +33,13 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, str]:
 
 def record_metrics(record: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a metrics record, named `kind/key`; a list has one entry per head."""
-    found: dict[str, float] = {}
+    values: dict[str, Any] = {}
     for key, value in record.items():
-        if key in ("step", "time"):
-            continue
-        name = clean(f"{record['kind']}/{key}")
         if isinstance(value, list):
-            found |= {f"{name}_head_{i}": float(v) for i, v in enumerate(value) if _is_number(v)}
-        elif _is_number(value):
-            found[name] = float(value)
-    return found
+            values |= {f"{key}_head_{i}": number for i, number in enumerate(value)}
+        elif key not in ("step", "time"):
+            values[key] = value
+    return _numbers(record["kind"], values)
 
 
 def evaluation_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
@@ -51,14 +48,12 @@ def evaluation_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
         return {}
     values: dict[str, Any] = {}
     for k, estimate in evaluation["pass_at"].items():
-        values[f"pass_at_{k}"] = estimate["value"]
-        values[f"pass_at_{k}_stderr"] = estimate["stderr"]
+        values |= {f"pass_at_{k}": estimate["value"], f"pass_at_{k}_stderr": estimate["stderr"]}
     values |= {f"verdict_{name}": count for name, count in evaluation.get("verdicts", {}).items()}
     decoding = evaluation.get("decoding") or {}
     values["tokens_per_forward"] = decoding.get("tokens_per_forward")
     values |= {f"acceptance_head_{i}": share for i, share in enumerate(decoding.get("acceptance", []), 1)}
-    prefix = f"evaluation/{result_name(evaluation['task'], evaluation['protocol'])}"
-    return {clean(f"{prefix}/{key}"): float(value) for key, value in values.items() if _is_number(value)}
+    return _numbers(f"evaluation/{result_name(evaluation['task'], evaluation['protocol'])}", values)
 
 
 def comparison_metrics(comparison: Mapping[str, Any]) -> dict[str, float]:
@@ -66,12 +61,15 @@ def comparison_metrics(comparison: Mapping[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
     for arm in comparison["arms"]:
         for figure in ("pass_at_1", "difference", "validation_ce"):
-            for part, value in (arm[figure] or {}).items():
-                name = figure if part == "value" else f"{figure}_{part}"
-                if _is_number(value):
-                    found[clean(f"arms/{arm['name']}/{name}")] = float(value)
+            parts = arm[figure] or {}
+            values = {figure if part == "value" else f"{figure}_{part}": parts[part] for part in parts}
+            found |= _numbers(f"arms/{arm['name']}", values)
     return found
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        clean(f"{prefix}/{key}"): float(value)
+        for key, value in values.items()
+        if isinstance(value, Real) and not isinstance(value, bool)
+    }

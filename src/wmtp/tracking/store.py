@@ -3,10 +3,12 @@
 import importlib
 import os
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from wmtp.config import Config
@@ -14,9 +16,10 @@ from wmtp.errors import WMTPError, joined_lines
 from wmtp.lock import sole_holder
 
 if TYPE_CHECKING:
-    from mlflow.entities import Experiment
+    from mlflow import MlflowClient
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+UNREACHABLE = ("failed with exception", "timeout exception", "Max retries")
 REASON_LENGTH = 200
 
 _ENVIRONMENT = {
@@ -40,27 +43,25 @@ def tracking_uri(config: Config) -> str:
     uri = config.mlflow.tracking_uri
     if uri is None:
         return f"sqlite:///{Path(config.paths.runs).resolve() / 'mlflow.db'}"
-    if uri == "databricks":
-        return uri
-    mistake = WMTPError(
-        f"mlflow.tracking_uri {uri!r}: should be http(s)://HOST, a database such as sqlite:///mlflow.db, "
-        f"or null for an SQLite file in paths.runs"
-    )
     try:
         parts = urlsplit(uri)
     except ValueError:
-        raise mistake from None
-    scheme = parts.scheme.partition("+")[0]
+        parts = urlsplit("")
     if parts.password is not None:
         raise WMTPError(
             "mlflow.tracking_uri: holds a password; leave it out and set MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD (a database: its own, such as PGPASSWORD) in the environment"
         )
+    scheme = parts.scheme.partition("+")[0]
     if scheme == "sqlite" and len(parts.path) > 1:
         return f"{parts.scheme}:///{Path(parts.path[1:]).resolve()}"
-    if (scheme in ("http", "https") and parts.hostname) or (scheme in DATABASES[1:] and parts.path):
+    is_server = uri == "databricks" or (scheme in ("http", "https") and parts.hostname)
+    if is_server or (scheme in DATABASES[1:] and parts.path):
         return uri
-    raise mistake
+    raise WMTPError(
+        f"mlflow.tracking_uri {uri!r}: should be http(s)://HOST, a database such as sqlite:///mlflow.db, "
+        f"or null for an SQLite file in paths.runs"
+    )
 
 
 def check_tracking(config: Config) -> str:
@@ -76,19 +77,10 @@ def check_tracking(config: Config) -> str:
     return uri
 
 
-def import_mlflow(timeout: int) -> None:
-    """Import MLflow, silent, without telemetry, its requests limited to so many seconds, unless the user set these.
-
-    A process with several threads does so in one before another needs it: two that import MLflow at once wait for
-    each other's modules, Python breaks the tie, and MLflow stays half imported for good.
-    """
-    for name, value in (_ENVIRONMENT | {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout)}).items():
-        os.environ.setdefault(name, value)
-    importlib.import_module("mlflow")
-
-
 class Store:
-    """A client of the tracking server or database, and the experiment that runs go to.
+    """A tracking server or database, and the experiment that runs go to.
+
+    Imports MLflow: silent, without telemetry, its requests limited in time, unless the user set these.
 
     Args:
         timeout: seconds that a request waits for an answer, where the user has not set MLFLOW_HTTP_REQUEST_TIMEOUT.
@@ -97,41 +89,36 @@ class Store:
     def __init__(self, config: Config, timeout: int) -> None:
         self.uri = check_tracking(config)
         self._config = config
-        self._experiment_id: str | None = None
-        import_mlflow(timeout)
+        for name, value in (_ENVIRONMENT | {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(timeout)}).items():
+            os.environ.setdefault(name, value)
+        importlib.import_module("mlflow")
+
+    @cached_property
+    def client(self) -> "MlflowClient":
+        """A client of it."""
         from mlflow import MlflowClient
 
-        try:
-            if self.uri.startswith("sqlite"):
-                _prepare_sqlite(Path(urlsplit(self.uri).path[1:]))
-            self.client = MlflowClient(self.uri)
-        except Exception as error:
-            if not is_refusal(error):
-                raise
-            raise WMTPError(f"mlflow.tracking_uri {self.uri}: {explain(error)}") from error
+        if self.uri.startswith("sqlite"):
+            _prepare_sqlite(Path(urlsplit(self.uri).path[1:]))
+        return MlflowClient(self.uri)
 
-    @property
+    @cached_property
     def experiment_id(self) -> str:
         """The experiment `mlflow.experiment`, created if there is none."""
-        if self._experiment_id is None:
-            name = self._config.mlflow.experiment
-            found = self.client.get_experiment_by_name(name) or self._create_experiment(name)
-            if found.lifecycle_stage == "deleted":
-                raise WMTPError(
-                    f"mlflow.experiment {name!r}: is deleted in {self.uri}; restore it, or name another"
-                )
-            self._experiment_id = found.experiment_id
-        return self._experiment_id
-
-    def _create_experiment(self, name: str) -> "Experiment":
-        try:
-            self.client.create_experiment(name, artifact_location=self._artifact_location())
-        except Exception as error:
-            if not has_code(error, "RESOURCE_ALREADY_EXISTS"):  # another process was faster
-                raise
-        created = self.client.get_experiment_by_name(name)
-        assert created is not None
-        return created
+        name = self._config.mlflow.experiment
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return self.client.create_experiment(name, artifact_location=self._artifact_location())
+            except Exception as error:
+                if not has_code(error, "RESOURCE_ALREADY_EXISTS"):  # another process was faster
+                    raise
+            return self.experiment_id
+        if found.lifecycle_stage == "deleted":
+            raise WMTPError(
+                f"mlflow.experiment {name!r}: is deleted in {self.uri}; restore it, or name another"
+            )
+        return found.experiment_id
 
     def _artifact_location(self) -> str | None:
         """A server has its own; a database's artifacts are beside an SQLite file, else in `paths.runs`."""
@@ -166,23 +153,20 @@ def has_code(error: Exception, code: str) -> bool:
     return getattr(error, "error_code", None) == code
 
 
-def is_refusal(error: Exception) -> bool:
-    """Whether an error is MLflow's, its database's, the network's or the disk's, and none of this package.
+@contextmanager
+def refusals_as_one_line(uri: str) -> Iterator[None]:
+    """For what asks MLflow.
 
-    A missing database driver is an ImportError.
+    Raises:
+        WMTPError: MLflow, its database, the network or the disk refused; a missing database driver is an ImportError.
     """
-    outside = type(error).__module__.startswith(("mlflow.", "sqlalchemy.", "requests."))
-    return outside or isinstance(error, (OSError, ImportError, sqlite3.Error))
-
-
-def explain(error: Exception) -> str:
-    """Why MLflow did not do something, as a clause."""
-    text = joined_lines(error)
-    if any(sign in text for sign in ("failed with exception", "timeout exception", "Max retries")):
-        return "could not be reached"
-    return f"refused: {text[:REASON_LENGTH]}"
-
-
-def milliseconds(seconds: Any) -> int:
-    """MLflow's unit of time."""
-    return round(float(seconds) * 1000)
+    try:
+        yield
+    except Exception as error:
+        is_others = type(error).__module__.startswith(("mlflow.", "sqlalchemy.", "requests."))
+        if not is_others and not isinstance(error, (OSError, ImportError, sqlite3.Error)):
+            raise
+        text = joined_lines(error)
+        is_there = not any(sign in text for sign in UNREACHABLE)
+        reason = f"refused: {text[:REASON_LENGTH]}" if is_there else "could not be reached"
+        raise WMTPError(f"mlflow.tracking_uri {uri}: {reason}") from error

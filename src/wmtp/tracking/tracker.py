@@ -1,39 +1,36 @@
 """Delivery to MLflow beside a training, which never waits for it."""
 
+import json
 import os
 import subprocess
 import sys
-import threading
 import uuid
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 from wmtp.config import Config, to_dict
 from wmtp.progress import working
-from wmtp.tracking.ledger import LOG_FILE, load_ledger, waiting_records
+from wmtp.tracking.ledger import Ledger, waiting_records
 from wmtp.tracking.store import check_tracking
-from wmtp.tracking.worker import Order
 from wmtp.train.follower import Follow
 from wmtp.train.signals import Stopped
 
+LOG_FILE = "mlflow.log"
 SECONDS_IN_HASTE = 5.0
 """At the end of a training that a signal or an error stopped: a scheduler may be about to kill it."""
-FIRST_RESTART = 5.0
-LONGEST_RESTART = 300.0
 
 
 class Tracker:
-    """Keeps a process that delivers a directory to MLflow while the context lasts; nothing if MLflow is not enabled.
+    """Has a process deliver a directory to MLflow while the context lasts; nothing if MLflow is not enabled.
 
-    The process dies with this one. What it could not deliver is said in one line at the end, and stays on disk.
+    What it has not delivered at the end, because it could not or was killed, is said in one line and stays on disk.
 
     Args:
         directory: of a run, or of a comparison whose runs have trackers of their own.
         run_id: MLflow run to continue if the directory does not say: a checkpoint's.
         fresh: the training starts at step 0, and with it a new MLflow run.
-        live: there is a training, and leaving the context is its end; else deliver once what is there.
         seconds: at an orderly end, to deliver the rest.
+        every: seconds between deliveries, and between system metrics.
 
     Raises:
         WMTPError: on entering, if MLflow is not installed or `mlflow.tracking_uri` is none.
@@ -46,93 +43,67 @@ class Tracker:
         run_id: str | None = None,
         *,
         fresh: bool = False,
-        live: bool = True,
         seconds: float = 30.0,
-        every: float = 5.0,
+        every: float = 10.0,
     ) -> None:
         self._directory = directory
         self._config = config
         self._seconds = seconds
-        self._order = Order(
-            directory=str(directory.resolve()),
-            config=to_dict(config),
-            parent=os.getpid(),
-            live=live,
-            training=uuid.uuid4().hex,
-            fresh=fresh,
-            run_id=run_id,
-            commit=_git_commit() if config.mlflow.enabled else None,
-            every=every,
-            seconds=seconds,
-        )
-        self._leaving = threading.Event()
+        self._every = every
+        self._given_run_id = run_id
+        self._key = uuid.uuid4().hex if fresh else None
         self._worker: subprocess.Popen[str] | None = None
-        self._replacing = threading.Lock()
 
     @property
     def run_id(self) -> str | None:
         """The MLflow run, once there is one: what a checkpoint keeps."""
-        ledger = load_ledger(self._directory)
-        replaced = self._order.fresh and ledger is not None and ledger.training != self._order.training
-        return ledger.run_id if ledger is not None and not replaced else None
+        return self._own_ledger().run_id
 
     def __enter__(self) -> "Tracker":
-        if not self._config.mlflow.enabled:
-            return self
-        check_tracking(self._config)
-        self._worker = self._start()
-        if self._order.live:
-            threading.Thread(target=self._restart_when_dead, args=(self._worker,), daemon=True).start()
+        if self._config.mlflow.enabled:
+            check_tracking(self._config)
+            arguments = {
+                "directory": str(self._directory.resolve()),
+                "config": to_dict(self._config),
+                "parent": os.getpid(),
+                "key": self._key,
+                "run_id": self._given_run_id,
+                "every": self._every,
+            }
+            with (self._directory / LOG_FILE).open("a") as log:
+                self._worker = subprocess.Popen(
+                    [sys.executable, "-m", "wmtp.tracking.worker", json.dumps(arguments)],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                    start_new_session=True,  # a Ctrl-C is the training's; the worker hears of its end
+                )
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leaving.set()
-        with self._replacing:
-            worker = self._worker
-        if worker is None:
+        if self._worker is None:
             return
-        _tell(worker, _outcome(error))
-        _hang_up(worker)
+        seconds = self._seconds if error is None else min(self._seconds, SECONDS_IN_HASTE)
+        outcome = _outcome(error)
         with working("deliver to MLflow"):
-            delivered = self._has_delivered(worker, self._seconds if error is None else SECONDS_IN_HASTE)
-        if not delivered:
+            try:
+                self._worker.communicate(outcome, timeout=seconds)
+            except subprocess.TimeoutExpired:
+                self._worker.kill()
+                self._worker.wait()
+        ledger = self._own_ledger()
+        ledger.outcome = outcome
+        ledger.save(self._directory)  # for whoever delivers the rest
+        if self._worker.returncode != 0:
             print(self._what_waits(), file=sys.stderr, flush=True)
 
-    def _start(self) -> "subprocess.Popen[str]":
-        with (self._directory / LOG_FILE).open("a") as log:
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "wmtp.tracking.worker"],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,  # a Ctrl-C is the training's; the worker hears of its end
-            )
-        _tell(worker, self._order.to_line())
-        return worker
-
-    def _restart_when_dead(self, worker: "subprocess.Popen[str]") -> None:
-        pause = FIRST_RESTART
-        while True:
-            worker.wait()
-            if self._leaving.wait(pause):
-                return
-            pause = min(2 * pause, LONGEST_RESTART)
-            with self._replacing:
-                if self._leaving.is_set():
-                    return
-                _hang_up(worker)
-                self._worker = worker = self._start()
-
-    def _has_delivered(self, worker: "subprocess.Popen[str]", seconds: float) -> bool:
-        try:
-            return worker.wait(min(seconds, self._seconds)) == 0
-        except subprocess.TimeoutExpired:
-            worker.kill()
-            worker.wait()
-            return False
+    def _own_ledger(self) -> Ledger:
+        """The directory's, unless that is still the ledger of a training before."""
+        ledger = Ledger.of(self._directory)
+        return ledger if self._key in (None, ledger.key) else Ledger(key=self._key)
 
     def _what_waits(self) -> str:
         records = waiting_records(self._directory)
@@ -151,36 +122,10 @@ def mlflow_follower(config: Config) -> Follow:
     """
     if config.mlflow.enabled:
         check_tracking(config)
-
-    def follow(run: Path, run_id: str | None, *, fresh: bool) -> Tracker:
-        return Tracker(run, config, run_id, fresh=fresh)
-
-    return follow
-
-
-def _tell(worker: "subprocess.Popen[str]", line: str) -> None:
-    assert worker.stdin is not None
-    with suppress(BrokenPipeError):
-        worker.stdin.write(line)
-        worker.stdin.flush()
-
-
-def _hang_up(worker: "subprocess.Popen[str]") -> None:
-    assert worker.stdin is not None
-    with suppress(BrokenPipeError):
-        worker.stdin.close()
+    return lambda run, run_id, *, fresh: Tracker(run, config, run_id, fresh=fresh)
 
 
 def _outcome(error: BaseException | None) -> str:
     if error is None:
-        return "FINISHED\n"
-    return "KILLED\n" if isinstance(error, (Stopped, KeyboardInterrupt)) else "FAILED\n"
-
-
-def _git_commit() -> str | None:
-    with suppress(OSError, subprocess.TimeoutExpired):
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        )
-        return found.stdout.strip() or None
-    return None
+        return "FINISHED"
+    return "KILLED" if isinstance(error, (Stopped, KeyboardInterrupt)) else "FAILED"
