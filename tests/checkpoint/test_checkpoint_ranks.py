@@ -1,6 +1,7 @@
 """Checkpoints of several processes: any number of them, any layout, and errors on one of them."""
 
 import resource
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,9 +103,21 @@ def test_any_layout_goes_on_as_any_other(in_background: bool, tmp_path: Path) ->
         assert found == [[]] * ranks, (ranks, layout)
         saved = checkpoint.checkpoints(tmp_path)[-1]
         assert {f"rng.{rank}" for rank in range(ranks)} <= checkpoint.tensor_names(saved, "training").keys()
-        shards = {".metadata", *(f"__{rank}_0.distcp" for rank in range(ranks))}
-        expected = {f"{part}/{name}" for part in ("model", "training") for name in shards}
-        assert checkpoint.digests(saved).keys() == expected | {"config.json", "tokenizer.json", "state.json"}
+        expected = {"config.json", "tokenizer.json", "state.json"}
+        for part in ("model", "training/training"):
+            expected |= {f"{part}-{rank:05}-of-{ranks:05}.safetensors" for rank in range(1, ranks + 1)}
+            expected |= {f"{part}.safetensors.index.json"} if layout == "plain" else set()
+        assert checkpoint.digests(saved).keys() == expected
+        if layout == "sharded":
+            check_that_a_missing_part_is_noticed(saved, tmp_path / f"part-{step}")
+
+
+def check_that_a_missing_part_is_noticed(saved: Path, copied: Path) -> None:
+    """Checksums are not compared whenever a model is read."""
+    shutil.copytree(saved, copied)
+    next(copied.glob("model-00001-*")).unlink()
+    with pytest.raises(WMTPError, match=r"part-\d: damaged: a part of 'a\..*' is missing"):
+        checkpoint.load_tensors(copied, "model", {"a.weight": torch.zeros(7, 5)})
 
 
 def message(action: Callable[[], Any]) -> str:
@@ -126,7 +139,7 @@ def go_wrong(group: ProcessGroup, rank: int, run: Path, in_background: bool) -> 
     first = save_and_wait(writer, 1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     if rank == 1:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
     heard.append(message(lambda: save_and_wait(writer, 2)))
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     second = save_and_wait(writer, 2)
@@ -137,7 +150,7 @@ def go_wrong(group: ProcessGroup, rank: int, run: Path, in_background: bool) -> 
         )
     )
     if rank == 1:
-        flip(second / "model" / "__0_0.distcp")
+        flip(second / "model-00001-of-00002.safetensors")
     dist.barrier()
     heard.append(message(lambda: checkpoint.verify(second, group)))
     said: list[str] = []
@@ -153,9 +166,12 @@ def test_an_error_on_one_rank_is_an_error_on_all(in_background: bool, tmp_path: 
     one, other = run_on_ranks(go_wrong, 2, tmp_path, in_background)
     assert one == other
     assert "rank 0: [Errno 28] No space left on device; there is none before it" in one[0]
-    assert "rank 1: [Errno 27] File too large; step-00000001 is still good" in one[1]
+    assert (
+        "rank 1: Error while serializing: I/O error: File too large (os error 27); step-00000001 is still good"
+        in one[1]
+    )
     assert "'lm_head.weight' has shape [9, 4], and [4, 9] is wanted" in one[2]
-    assert "damaged: model/__0_0.distcp is not what was saved" in one[3]
+    assert "damaged: model-00001-of-00002.safetensors is not what was saved" in one[3]
     assert one[4] == "it fell back"
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
         "latest",

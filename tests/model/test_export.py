@@ -138,7 +138,20 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["config.json", "model/.metadata", "model/__0_0.distcp"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_transformers_reads_a_checkpoint_itself(tied: bool, tmp_path: Path) -> None:
+    model = make(tied=tied)
+    saved = save(model, tmp_path / "run")
+    read, report = AutoModelForCausalLM.from_pretrained(saved, output_loading_info=True)
+    assert isinstance(read, MTPForCausalLM)
+    assert not any(report.values())
+    parameters = dict(read.named_parameters())
+    assert parameters.keys() == dict(model.named_parameters()).keys()
+    assert all(torch.equal(parameters[name], tensor) for name, tensor in model.named_parameters())
+    assert AutoTokenizer.from_pretrained(saved)("some text").input_ids
+
+
+@pytest.mark.parametrize("name", ["config.json", "model-00001-of-00001.safetensors"])
 def test_a_damaged_checkpoint_is_one_line(name: str, tmp_path: Path) -> None:
     saved = save(make(), tmp_path / "run")
     content = (saved / name).read_bytes()
@@ -146,7 +159,7 @@ def test_a_damaged_checkpoint_is_one_line(name: str, tmp_path: Path) -> None:
         (saved / name).unlink()
         if damaged is not None:
             (saved / name).write_bytes(damaged)
-        with pytest.raises(WMTPError, match=r"key '.*step-00000001': cannot be loaded: ") as caught:
+        with pytest.raises(WMTPError, match=r"key '.*step-00000001': (cannot be loaded|damaged): ") as caught:
             load_causal_lm(str(saved), "key")
         assert "\n" not in str(caught.value)
 

@@ -282,11 +282,11 @@ def test_a_damaged_checkpoint_is_refused_or_the_one_before_taken(
     recipe = make_recipe()
     last = train(recipe, config, tmp_path / "run")
     whole = trajectory(tmp_path / "run")
-    (shard,) = (last / "model").glob("*.distcp")
+    (shard,) = last.glob("model-*.safetensors")
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(WMTPError, match=rf"damaged: model/{shard.name} is not what was saved"):
+    with pytest.raises(WMTPError, match=rf"damaged: {shard.name} is not what was saved"):
         train(recipe, config, tmp_path / "run", resume=str(last))
     train(recipe, config, tmp_path / "run", resume="auto")
     assert "step-00000006 is damaged" in capsys.readouterr().err

@@ -1,7 +1,8 @@
 """Checkpoints of a run: finding, checking and reading them.
 
-`checkpoints/step-XXXXXXXX/` holds config.json and the tokenizer as transformers reads them, the tensors `model/` and
-`training/`, state.json, and manifest.json with a checksum of every other file. It appears complete or not at all.
+`checkpoints/step-XXXXXXXX/` holds config.json, the tokenizer and model-*.safetensors as transformers reads them,
+training/*.safetensors, state.json, and manifest.json with a checksum of every other file. It appears complete or not
+at all.
 """
 
 import re
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from wmtp.checkpoint.legacy import is_legacy
 from wmtp.checkpoint.tensors import read_tensors, tensor_sizes
 from wmtp.distributed.agreement import agree
 from wmtp.distributed.world import rank, world_size
@@ -20,11 +22,12 @@ from wmtp.errors import WMTPError, one_line
 from wmtp.layout import CHECKPOINTS
 from wmtp.storage import directories, mend, point, read_json, sha256_file
 
-FORMAT = 2
+FORMAT = 3
+READABLE = (2, 3)
 STATE = "state.json"
 MANIFEST = "manifest.json"
 LATEST = "latest"
-ESSENTIAL = {"config.json", STATE, "model/.metadata", "training/.metadata"}
+ESSENTIAL = {"config.json", STATE}
 
 Part = Literal["model", "training"]
 
@@ -57,8 +60,8 @@ def digests(checkpoint: Path) -> dict[str, str]:
         manifest = read_json(checkpoint / MANIFEST)
     except WMTPError:
         raise WMTPError(f"{checkpoint}: damaged: {MANIFEST} cannot be read") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise WMTPError(f"{checkpoint}: not a WMTP checkpoint of format {FORMAT}")
+    if not isinstance(manifest, dict) or manifest.get("format") not in READABLE:
+        raise WMTPError(f"{checkpoint}: not a WMTP checkpoint of format {' or '.join(map(str, READABLE))}")
     files = manifest.get("files")
     if not isinstance(files, dict) or not files.keys() >= ESSENTIAL:
         raise WMTPError(f"{checkpoint}: damaged: {MANIFEST} is not what was saved")
@@ -116,12 +119,12 @@ def load_tensors(
     Raises:
         WMTPError: a tensor is missing or has another shape, or a file cannot be read; every rank raises it.
     """
-    read_tensors(checkpoint / part, into, group)
+    read_tensors(_folder(checkpoint, part), into, group)
 
 
 def tensor_names(checkpoint: Path, part: Part) -> dict[str, torch.Size]:
     """Names and shapes of the tensors in a checkpoint."""
-    return tensor_sizes(checkpoint / part)
+    return tensor_sizes(_folder(checkpoint, part))
 
 
 def resolve_model(location: str, key: str) -> Path | str:
@@ -160,6 +163,12 @@ def recover(run: Path) -> None:
         point(folder / LATEST, found[-1] if found else None)
     except OSError as error:
         raise WMTPError(f"{folder}: what an interrupted save left cannot be cleared up: {error}") from error
+
+
+def _folder(checkpoint: Path, part: Part) -> Path:
+    """Where the tensors are; since format 3 the model's are beside config.json."""
+    folder = checkpoint / part
+    return folder if part == "training" or is_legacy(folder) else checkpoint
 
 
 def _objection(checkpoint: Path, group: ProcessGroup | None, without: Part | None = None) -> str | None:

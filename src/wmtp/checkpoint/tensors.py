@@ -1,26 +1,33 @@
-"""Named tensors in a folder, in torch's distributed checkpoint format: any layout in, any layout out."""
+"""Named tensors in a folder of safetensors files: any layout of ranks in, any layout out."""
 
-import pickle
+import dataclasses
+import json
+import os
 import warnings
 from collections.abc import Mapping
-from enum import Enum, EnumType
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import WriteResult
 from torch.distributed.tensor import DTensor
+from torch.futures import Future
 
+from wmtp.checkpoint.legacy import LegacyReader, is_legacy
 from wmtp.distributed.agreement import agree, blame
 from wmtp.distributed.world import world_size
 from wmtp.errors import WMTPError, one_line
+from wmtp.storage import write_json
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -30,11 +37,18 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def write_tensors(
-    folder: Path, tensors: Mapping[str, Tensor], values: Mapping[str, Tensor], group: ProcessGroup | None
+    folder: Path,
+    name: str,
+    tensors: Mapping[str, Tensor],
+    values: Mapping[str, Tensor],
+    group: ProcessGroup | None,
 ) -> None:
-    """Write every rank's part into files of its own, synced to disk; what several ranks hold is written once.
+    """Write every rank's part into a file of its own, synced to disk; what several ranks hold is written once.
+
+    Where every tensor lies whole in one file, an index says in which, as transformers wants it.
 
     Args:
+        name: what the files' names begin with.
         tensors: plain tensors, the same on all ranks that give the name, or DTensors: their layout is used.
         values: for every name, this process's part.
 
@@ -45,7 +59,7 @@ def write_tensors(
     try:
         save(
             dict(tensors),
-            storage_writer=_Writer(folder),
+            storage_writer=_Writer(folder, name),
             planner=_Planner(values),
             process_group=group,
             no_dist=group is None,
@@ -67,7 +81,7 @@ def read_tensors(folder: Path, into: Mapping[str, Tensor], group: ProcessGroup |
     try:
         load(
             dict(into),
-            storage_reader=_Reader(folder),
+            storage_reader=_reader(folder),
             planner=DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
             process_group=group,
             no_dist=group is None,
@@ -80,17 +94,19 @@ def tensor_sizes(folder: Path) -> dict[str, torch.Size]:
     """Names and (whole) shapes of the tensors in a folder.
 
     Raises:
-        WMTPError: they cannot be read.
+        WMTPError: they cannot be read, or a part of one is missing.
     """
     try:
-        metadata = _Reader(folder).read_metadata()
-    except Exception as error:  # a damaged pickle raises whatever its bytes happen to spell
-        raise WMTPError(f"{folder}: damaged: .metadata cannot be read: {one_line(error)}") from error
-    return {
-        name: entry.size
-        for name, entry in metadata.state_dict_metadata.items()
-        if isinstance(entry, TensorStorageMetadata)
-    }
+        metadata = _reader(folder).read_metadata()
+    except Exception as error:  # a damaged header raises whatever its bytes happen to spell
+        raise WMTPError(f"{folder}: damaged: its tensors cannot be listed: {one_line(error)}") from error
+    sizes = {}
+    for name, entry in metadata.state_dict_metadata.items():
+        assert isinstance(entry, TensorStorageMetadata)
+        if sum(chunk.sizes.numel() for chunk in entry.chunks) != entry.size.numel():
+            raise WMTPError(f"{folder}: damaged: a part of {name!r} is missing")
+        sizes[name] = entry.size
+    return sizes
 
 
 def _refuse_others(folder: Path, into: Mapping[str, Tensor]) -> None:
@@ -126,39 +142,59 @@ class _Planner(DefaultSavePlanner):
 
 
 class _Writer(FileSystemWriter):
-    def storage_meta(self) -> StorageMeta | None:
-        """Nothing that would make two saves of the same tensors differ (a path, a random id)."""
-        return None
+    """Writes a rank's tensors straight from memory into one file.
+
+    torch's own writer of safetensors first makes another copy of them all, and gives the same tensors another file
+    each time: with more than one key, safetensors orders a header's metadata by chance.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        super().__init__(folder)
+        self._name = name
+
+    def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        return [
+            dataclasses.replace(plan, storage_data=f"{self._name}-{rank:05}-of-{len(plans):05}.safetensors")
+            for rank, plan in enumerate(plans, start=1)
+        ]
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        written: Future[list[WriteResult]] = Future()
+        written.set_result(self._write(plan, planner) if plan.items else [])
+        return written
+
+    def _write(self, plan: SavePlan, planner: SavePlanner) -> list[WriteResult]:
+        tensors, offsets, results = {}, {}, []
+        for item in plan.items:
+            name, tensor = item.index.fqn, planner.resolve_data(item)
+            assert isinstance(tensor, Tensor)
+            assert item.tensor_data is not None
+            tensors[name] = tensor.cpu().contiguous()
+            offsets[name] = list(item.tensor_data.chunk.offsets)
+            results.append(WriteResult(item.index, tensor.nbytes, plan.storage_data))
+        file = Path(self.path) / plan.storage_data
+        save_file(tensors, file, metadata=_header(offsets))
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+        return results
+
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+        entries = metadata.state_dict_metadata.values()
+        if all(isinstance(entry, TensorStorageMetadata) and len(entry.chunks) == 1 for entry in entries):
+            found = [result for of_rank in results for result in of_rank]
+            index = {
+                "metadata": {"total_size": sum(result.size_in_bytes for result in found)},
+                "weight_map": {result.index.fqn: result.storage_data for result in found},
+            }
+            write_json(Path(self.path) / f"{self._name}.safetensors.index.json", index)
 
 
-class _Reader(FileSystemReader):
-    def read_metadata(self, *_args: Any, **_kwargs: Any) -> Metadata:
-        """As the library does, but a pickle that wants to run code is refused."""
-        with (Path(self.path) / ".metadata").open("rb") as file:
-            metadata: Metadata = _Unpickler(file).load()
-        metadata.storage_meta = StorageMeta(load_id=self.load_id)
-        return metadata
+def _header(offsets: Mapping[str, list[int]]) -> dict[str, str]:
+    """The metadata of a file: where its parts belong, as torch's reader wants it, unless all begin at 0."""
+    if not any(map(any, offsets.values())):
+        return {"format": "pt"}
+    return {"DCP_SHARDING_INFO": json.dumps({name: {"saved_offsets": o} for name, o in offsets.items()})}
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == (
-            "builtins",
-            "getattr",
-        ):  # so Python 3.11.0 to 3.11.3 write members of enumerations
-            return _member
-        found = super().find_class(module, name)
-        described = module.startswith("torch.distributed.checkpoint.") and isinstance(found, type)
-        if described or isinstance(found, torch.dtype) or found in (torch.Size, _LAYOUT):
-            return found
-        raise pickle.UnpicklingError(f"{module}.{name} has no place in a checkpoint")
-
-
-def _member(enumeration: Any, name: str) -> Enum:
-    if not isinstance(enumeration, EnumType):
-        raise pickle.UnpicklingError("builtins.getattr has no place in a checkpoint")
-    member: Enum = enumeration[name]
-    return member
-
-
-_LAYOUT = torch.serialization._get_layout
+def _reader(folder: Path) -> FileSystemReader:
+    return LegacyReader(folder) if is_legacy(folder) else HuggingFaceStorageReader(str(folder))

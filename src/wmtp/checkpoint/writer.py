@@ -142,8 +142,8 @@ class CheckpointWriter:
             with self._errors_as_one_line(snapshot.step):
                 self._first(lambda: self._prepare(aside, snapshot))
                 agree(lambda: _refuse_unshared(aside), self._group)
-                for part, tensors in snapshot.tensors.items():
-                    write_tensors(aside / part, tensors, snapshot.values[part], self._group)
+                for part, folder in (("model", aside), ("training", aside / "training")):
+                    write_tensors(folder, part, snapshot.tensors[part], snapshot.values[part], self._group)
                 self._first(lambda: _write_rest(aside, snapshot))
                 digests = agree(lambda: _digests(aside, rank(self._group)), self._group)
                 self._first(lambda: self._publish(path, snapshot.step, digests))
@@ -222,5 +222,5 @@ def _digests(aside: Path, own_rank: int) -> dict[str, str]:
 
 
 def _written_by(file: Path) -> int:
-    shard = re.fullmatch(r"__(\d+)_\d+\.distcp", file.name)
-    return int(shard[1]) if shard else 0
+    shard = re.fullmatch(r"(?:model|training)-(\d+)-of-\d+\.safetensors", file.name)
+    return int(shard[1]) - 1 if shard else 0

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wmtp.errors import WMTPError
+
 if TYPE_CHECKING:
     from wmtp.config import Config, Recipe
     from wmtp.experiment.results import Comparison

@@ -131,7 +131,7 @@ def model_fingerprint(location: str) -> str:
     if not folder.is_dir():
         return sha256_text(location, *_commit(location))
     if is_checkpoint(folder):
-        saved = {n: d for n, d in digests(folder).items() if n == "config.json" or n.startswith("model/")}
+        saved = {n: d for n, d in digests(folder).items() if n == "config.json" or n.startswith("model")}
     else:
         files = [folder / "config.json", *(f for f in folder.iterdir() if _decides_weights(f.name))]
         saved = {f.name: sha256_file(f) for f in files}
