@@ -197,9 +197,10 @@ def _shown(outcome: str, folder: str) -> str:
 
 HEAD = f"""# Model families
 
-Which models can be a learner's base (`model.base_id`) or a reference (`model.ref_id`). This is decided before training, by
-comparing our forward pass with the model's own: on a small twin with short windows, packed, cached and drafted, and then
-on the model itself. `wmtp train RECIPE --dry-run` does so for yours; no list of names is consulted.
+Which models can be a learner's base (`model.base_id`) or a reference (`model.ref_id`). This is decided before
+training, by comparing our forward pass with the model's own: first on a small twin with short windows, packed, cached
+and drafted (`wmtp train RECIPE --dry-run` tries the twin of your base), then on the model itself. No list of names is
+consulted.
 
 The table shows the outcome for every causal family of transformers {transformers.__version__}, built small
 from its configuration: right to 1e-4, or refused in one line. A family whose default configuration cannot be built

@@ -1,4 +1,4 @@
-"""What can be named: recipes, scorers, controls, tasks, protocols, sources."""
+"""Names that a recipe can use: recipes, scorers, controls, tasks, protocols, sources."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ _FOLDERS = (Path("recipes"), _PACKAGE / "recipes", _PACKAGE.parent.parent / "rec
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Recipes by name: those in ./recipes, and those that came with the package."""
+    """Recipes by name: those in ./recipes and those shipped with the package."""
     return {path.stem: path for folder in reversed(_FOLDERS) for path in sorted(folder.glob("*.yaml"))}
 
 
@@ -31,7 +31,7 @@ def find_recipe(name: str) -> Path:
 
 
 def catalogue() -> dict[str, dict[str, str]]:
-    """Names, each with what it is, by kind."""
+    """Names and their descriptions, by kind."""
     from wmtp.config.protocols import ABOUT
     from wmtp.data.corpus import BUILT_IN
     from wmtp.evaluate.tasks import TASKS
@@ -55,7 +55,7 @@ def _tasks_with(protocol: str) -> str:
 
 
 def _about(registry: Registry[Any], name: str) -> str:
-    """The first line that a factory, or what a method of it makes, says of itself; why it cannot if it is broken."""
+    """First line of the docstring of a factory (of a method: of its class); for a broken one, the error."""
     try:
         factory = registry.get(name)
     except WMTPError as error:
