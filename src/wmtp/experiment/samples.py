@@ -1,4 +1,4 @@
-"""Training documents with the weight that each arm gives their tokens."""
+"""Training documents with the weights that each arm gives their tokens."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from wmtp.train.stage_one import with_own_critic
 from wmtp.train.state import task_tensors
 
 POPULATION = 256
-"""Documents that are weighed together, about as many as in an optimiser step."""
+"""Number of documents weighed together, about as many as in an optimiser step."""
 SHOWN = 10
 
 
@@ -53,7 +53,7 @@ def weighted_samples(
 
 
 def trained_module(recipe: Recipe, config: Config, data: Data, location: Path) -> WeightedMTP:
-    """The model of a checkpoint, and the recipe's scorer, which remembers its training if it was trained with."""
+    """The model of a checkpoint and the recipe's scorer, which keeps its state if it took part in training."""
     module = build_module(recipe, config, data, model_from=location)
     memory = task_tensors(module)
     trained = recipe_from(checkpoint.load_state(location)["recipe"], str(location))
@@ -85,7 +85,7 @@ def token_sample(data: Data, document: int, weights: dict[str, list[float | None
 def inspect_document(
     run: Path, recipe: Recipe, config: Config, text: str | None, document: int
 ) -> TokenSample:
-    """What `wmtp inspect` shows: a text, or a document of the run's training data, weighed by its last model.
+    """Weigh a text, or a document of the run's training data, by the run's last model.
 
     A text is normalised on its own; a document among the first ones of the training data.
     """
@@ -94,8 +94,8 @@ def inspect_document(
     if text is not None:
         if scorer_needs(recipe) & {"rewards", "advantages", "alignment"}:
             raise WMTPError(
-                f"--text: scorer {recipe.train.scorer_name!r} reads what is known of training rows; "
-                f"name one of them with --sample"
+                f"--text: scorer {recipe.train.scorer_name!r} needs fields of training rows; "
+                "choose one with --sample"
             )
         recipe = override(recipe, {"data.reference_scores": None}, "--text")
         row = Row({"text": text}, "--text")
@@ -122,7 +122,7 @@ def _title(row: Mapping[str, Any], index: int) -> str:
 
 
 def _choose(data: Data, population: Sequence[int]) -> list[int]:
-    """Alternating over the kinds of corruption (none is one of them), in order of appearance."""
+    """Alternate between the kinds of corruption (none counts as one), in order of appearance."""
     kinds: dict[Any, list[int]] = {}
     for document in population:
         row = data.rows.train[int(data.train.sources[document])]

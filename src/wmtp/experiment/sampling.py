@@ -1,4 +1,4 @@
-"""Several completions of each training prompt by a trained model: the groups that GRPO and pairs learn from."""
+"""Samples several completions of each training prompt: the groups that GRPO and pairwise critics learn from."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ from wmtp.evaluate.samples import Key, Origin, SampleFile
 from wmtp.storage import sha256_text, write_text, writing
 
 KEPT = ("task_id", "test_list", "test_setup_code")
-"""Fields of a row that belong to its prompt and not to its answer."""
+"""Fields of a row that belong to its prompt, not to its answer."""
 
 
 def sample_answers(
@@ -30,20 +30,20 @@ def sample_answers(
     temperature: float,
     limit: int,
 ) -> int:
-    """Write JSON lines with `prompt`, `completion`, and what tests the prompt has; returns their number.
+    """Write JSON lines with `prompt`, `completion` and the prompt's tests; return their number.
 
-    Completions are kept aside as they come, and an interrupted run goes on from there.
+    Completions are saved as they come, and an interrupted run goes on from there.
 
     Args:
         recipe: of the run; its training rows have the prompts, each taken once.
         limit: of prompts, from the first.
     Raises:
-        WMTPError: the rows are plain texts, there is a file of that name already, or it cannot be written.
+        WMTPError: the rows are plain texts, or the file exists already or cannot be written.
     """
     with writing(output):
         is_taken = output.exists()
     if is_taken:
-        raise WMTPError(f"{output}: there is something already; name another file with --output")
+        raise WMTPError(f"{output}: exists already; name another file with --output")
     rows = load_rows(recipe)
     if rows.fields.prompt is None:
         raise WMTPError(f"data.source {recipe.data.source!r}: plain texts have no prompts to answer")
