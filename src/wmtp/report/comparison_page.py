@@ -33,8 +33,9 @@ GROUP_TITLES: dict[Key, str] = {
 
 @dataclass(frozen=True)
 class ArmFiles:
-    """One arm's metrics and evaluations of every seed, and the samples of its first. A list is empty unless its file
-    exists for every seed (samples: for the first).
+    """One arm's metrics and evaluations of every seed, and the samples of its first.
+
+    A list is empty unless its file exists for every seed (samples: for the first).
     """
 
     metrics: list[Metrics]
