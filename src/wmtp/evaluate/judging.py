@@ -1,4 +1,4 @@
-"""Executing completions and keeping the verdicts: the same for a model's own and for those made elsewhere."""
+"""Executes completions and keeps the verdicts, for a model's own and for those made elsewhere."""
 
 import platform
 import sys
@@ -19,10 +19,10 @@ from wmtp.storage import sha256_text
 
 
 def require_consent(config: EvaluateConfig) -> None:
-    """Generated programs run only when somebody said so.
+    """Refuse to run generated programs without consent.
 
     Raises:
-        WMTPError: nobody did.
+        WMTPError: there is none.
     """
     if not config.allow_code_execution:
         raise WMTPError(
@@ -32,7 +32,7 @@ def require_consent(config: EvaluateConfig) -> None:
 
 
 def sandbox_limits(config: EvaluateConfig) -> Limits:
-    """What one program may use."""
+    """Limits of one program."""
     settings = config.settings
     return Limits(
         cpu_seconds=settings.cpu_seconds,
@@ -44,7 +44,7 @@ def sandbox_limits(config: EvaluateConfig) -> Limits:
 
 
 def judging_conditions(config: EvaluateConfig) -> dict[str, Any]:
-    """What verdicts depend on besides programs and tests: JSON values."""
+    """Conditions, besides programs and tests, that verdicts depend on: JSON values."""
     return {
         "limits": asdict(sandbox_limits(config)),
         "sandbox": describe(config.sandbox)["level"],
@@ -54,7 +54,7 @@ def judging_conditions(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def verdict_origin(problems: Sequence[Problem], config: EvaluateConfig) -> dict[str, Any]:
-    """What verdicts depend on besides the completions: JSON values."""
+    """Conditions, besides the completions, that verdicts depend on: JSON values."""
     tests = sha256_text(*(sha256_text(repr(problem.program(""))) for problem in problems))
     rule = config.settings.extraction
     return {"tests": tests, **judging_conditions(config)} | ({} if rule == "none" else {"extraction": rule})
