@@ -23,8 +23,8 @@ class Batch:
 
     document_ids count from 1 within a row, 0 is padding; position_ids restart with each document;
     token_keys is a token's place in the data set (-1: padding); columns hold what else is known of each token,
-    float32, NaN in padding: `reference_ce`, the reference model's cross-entropy of the token itself (NaN for the first of a
-    document), `rewards` and `advantages`, of its whole document.
+    float32, NaN in padding: `reference_ce`, the reference model's cross-entropy of the token itself (NaN for the
+    first of a document), `rewards` and `advantages`, of its whole document.
     """
 
     ids: Tensor
