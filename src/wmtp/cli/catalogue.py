@@ -31,7 +31,7 @@ def find_recipe(name: str) -> Path:
 
 
 def catalogue() -> dict[str, dict[str, str]]:
-    """Names and their descriptions, by kind."""
+    """Names, each with what it is, by kind."""
     from wmtp.config.protocols import ABOUT
     from wmtp.data.corpus import BUILT_IN
     from wmtp.evaluate.tasks import TASKS

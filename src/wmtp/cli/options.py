@@ -47,7 +47,7 @@ def consent_overrides(given: bool) -> list[str]:
 
 
 def track(directory: Path, config: "Config") -> None:
-    """Deliver to MLflow what a command has just written, if MLflow is enabled."""
+    """Deliver to MLflow what a command has just added, if MLflow is enabled."""
     from wmtp.tracking.tracker import Tracker
 
     with Tracker(directory, config, live=False):

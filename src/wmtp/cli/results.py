@@ -81,7 +81,7 @@ def export(
 
 
 def mlflow(directory: RunOrComparison, config: ConfigFile = None) -> None:
-    """Deliver to MLflow what a run or comparison has recorded and MLflow lacks."""
+    """Deliver to MLflow what a run or a comparison has recorded and MLflow does not have yet."""
     _, environment = load_run(directory, None, config)
     from wmtp.tracking.deliver import deliver_all
 
@@ -96,7 +96,7 @@ def register(
     ] = False,
     config: ConfigFile = None,
 ) -> None:
-    """Register a model in MLflow; the best arm of a comparison becomes champion if it beats the current one."""
+    """Register a model in MLflow; a comparison's best arm becomes champion if it beats the present one."""
     _, environment = load_run(directory, None, config)
     from wmtp.experiment.model_registry import register as register_model
     from wmtp.model.export import export_run

@@ -174,7 +174,7 @@ def critic_folder(path: Path) -> Path:
 
 
 def add_lora(model: PreTrainedModel, rank: int, seed: int) -> None:
-    """Freeze a model except for low-rank adapters on every matrix of its layers (Hu et al. 2021): W + 2 B A.
+    """Freeze a model but for low-rank adapters on every matrix of its layers (Hu et al. 2021): W + 2 B A.
 
     B starts at 0, so that nothing changes yet; A is drawn from a stream of its own.
     """

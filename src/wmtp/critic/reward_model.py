@@ -30,7 +30,7 @@ REWARDS, HEADER = "rewards.npy", "rewards.json"
 
 @dataclass(frozen=True)
 class RewardsHeader:
-    """Origin of the rewards: digests of all texts' tokens and of the model, and its precision."""
+    """What the rewards belong to: digests of the tokens of all texts and of the model, and its precision."""
 
     rows: int
     tokens: str

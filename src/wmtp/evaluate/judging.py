@@ -32,7 +32,7 @@ def require_consent(config: EvaluateConfig) -> None:
 
 
 def sandbox_limits(config: EvaluateConfig) -> Limits:
-    """Limits of one program."""
+    """What one program may use."""
     settings = config.settings
     return Limits(
         cpu_seconds=settings.cpu_seconds,

@@ -350,7 +350,7 @@ def _conditions(recipe: Recipe, config: Config) -> dict[str, Any]:
 
 
 def _pass_at_1(evaluation: Mapping[str, Any]) -> float:
-    """Share of samples that passed, mean over problems: pass@1 for any number of samples."""
+    """The share of samples that passed, mean over problems: pass@1 for any number of samples."""
     return _mean([p["passed"] / p["samples"] for p in evaluation["by_problem"]])
 
 

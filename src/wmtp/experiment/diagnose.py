@@ -67,7 +67,7 @@ def diagnose(
 
     Args:
         recipe: of the run.
-        scorers: names; None for all whose needs the recipe meets.
+        scorers: names; None for all that the recipe gives what they need.
     Returns:
         The diagnoses, and why the other scorers could not run; both are also in the run's `diagnosis.json`.
     Raises:

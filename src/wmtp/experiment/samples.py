@@ -53,7 +53,7 @@ def weighted_samples(
 
 
 def trained_module(recipe: Recipe, config: Config, data: Data, location: Path) -> WeightedMTP:
-    """The model of a checkpoint and the recipe's scorer, which keeps its state if it took part in training."""
+    """The model of a checkpoint, and the recipe's scorer, which remembers its training if it was trained with."""
     module = build_module(recipe, config, data, model_from=location)
     memory = task_tensors(module)
     trained = recipe_from(checkpoint.load_state(location)["recipe"], str(location))
@@ -85,7 +85,7 @@ def token_sample(data: Data, document: int, weights: dict[str, list[float | None
 def inspect_document(
     run: Path, recipe: Recipe, config: Config, text: str | None, document: int
 ) -> TokenSample:
-    """Weigh a text, or a document of the run's training data, by the run's last model.
+    """What `wmtp inspect` shows: a text, or a document of the run's training data, weighed by its last model.
 
     A text is normalised on its own; a document among the first ones of the training data.
     """
@@ -94,8 +94,8 @@ def inspect_document(
     if text is not None:
         if scorer_needs(recipe) & {"rewards", "advantages", "alignment"}:
             raise WMTPError(
-                f"--text: scorer {recipe.train.scorer_name!r} needs fields of training rows; "
-                "choose one with --sample"
+                f"--text: scorer {recipe.train.scorer_name!r} reads what is known of training rows; "
+                f"name one of them with --sample"
             )
         recipe = override(recipe, {"data.reference_scores": None}, "--text")
         row = Row({"text": text}, "--text")

@@ -30,7 +30,7 @@ def sample_answers(
     temperature: float,
     limit: int,
 ) -> int:
-    """Write JSON lines with `prompt`, `completion` and the prompt's tests; return their number.
+    """Write JSON lines with `prompt`, `completion`, and what tests the prompt has; returns their number.
 
     Completions are saved as they come, and an interrupted run goes on from there.
 
@@ -43,7 +43,7 @@ def sample_answers(
     with writing(output):
         is_taken = output.exists()
     if is_taken:
-        raise WMTPError(f"{output}: exists already; name another file with --output")
+        raise WMTPError(f"{output}: there is something already; name another file with --output")
     rows = load_rows(recipe)
     if rows.fields.prompt is None:
         raise WMTPError(f"data.source {recipe.data.source!r}: plain texts have no prompts to answer")

@@ -36,7 +36,7 @@ TRACES: dict[str, tuple[str, Callable[[MetricsRecord], float | None]]] = {
 
 
 def run_context(run: Path) -> dict[str, Any]:
-    """The template's variables; `left_out` names what has no data.
+    """Everything that the template needs; what has no data is named in `left_out`.
 
     Raises:
         WMTPError: the metrics are absent or empty, or one of the files cannot be read.

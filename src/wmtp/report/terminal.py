@@ -52,7 +52,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def run_summary(run_dir: Path) -> Table:
-    """Summary of a run: steps, tokens, time, cross-entropy by head, its critic, evaluations.
+    """Where a run stands: steps, tokens, time, cross-entropy by head, its critic, evaluations.
 
     Raises:
         WMTPError: the metrics are absent or empty, or one of the files cannot be read.
