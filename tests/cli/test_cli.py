@@ -315,7 +315,7 @@ def test_a_critic_run_from_plan_to_report(wmtp: Wmtp, tmp_path: Path) -> None:
     shown = wmtp("inspect", "runs/tiny", "--scorer", "critic-delta-v1", "--text", "def f(x): return x")
     assert "def f(x)" in shown.stdout
     refused = wmtp("inspect", "runs/tiny", "--scorer", "critic-gae-v1", "--text", "x", status=2)
-    assert "needs fields of training rows; choose one with --sample" in refused.stderr
+    assert "reads what is known of training rows; name one of them with --sample" in refused.stderr
 
     diagnosed = wmtp("score", "runs/tiny", "--diagnose")
     lines = diagnosed.stdout.splitlines()

@@ -116,7 +116,7 @@ def test_what_cannot_be_sampled(
     make_recipe: Callable[..., Recipe], config: Config, tmp_path: Path, sums: Path
 ) -> None:
     (tmp_path / "there.jsonl").touch()
-    with pytest.raises(WMTPError, match="exists already"):
+    with pytest.raises(WMTPError, match="there is something already"):
         sampled(tmp_path / "run", make_recipe(), config, tmp_path / "there.jsonl")
     texts = make_recipe(**{"data.fields": {"text": "completion", "prompt": None, "completion": None}})
     with pytest.raises(WMTPError, match="plain texts have no prompts to answer"):
