@@ -304,8 +304,8 @@ make gpu QUICK=1         # rehearses all of it on the CPU with small sizes
 ```
 
 It runs the tests marked `gpu`, then benchmarks, the most valuable first. A stage that exceeds its budget is killed.
-After each stage it writes `build/gpu/results.json` (`OUT=folder` puts it elsewhere); `log.txt` beside it has all output.
-It exits with 1 unless every stage passed.
+After each stage it writes `build/gpu/results.json` (`OUT=folder` puts it elsewhere); `log.txt` beside it has all
+output. It exits with 1 unless every stage passed.
 `python benchmarks/gpu.py --docs build/gpu/results.json` publishes the results on this page.
 
 To carry packages to a machine without a network, run `make gpu` there once: one line names what is missing.
