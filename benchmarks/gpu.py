@@ -294,17 +294,18 @@ def page(results: Mapping[str, Any]) -> str:
 INTRODUCTION = """\
 # Performance on a GPU
 
-Written by `python benchmarks/gpu.py --docs` from [performance.json](performance.json).
+Tests and benchmarks on a GPU in under eight minutes. `python benchmarks/gpu.py --docs` writes this page from
+[performance.json](performance.json).
 
 ```
 make gpu                 # on a machine with CUDA and torch; needs no network
-make gpu WHEELS=folder   # installs packages that are missing from a folder of wheels
+make gpu WHEELS=folder   # installs missing packages from a folder of wheels
 make gpu QUICK=1         # rehearses all of it on the CPU with small sizes
 ```
 
-It runs the tests marked `gpu`, then benchmarks, the most valuable first, in under eight minutes. A stage that exceeds
-its budget is killed. `build/gpu/results.json` (`OUT=folder` puts it elsewhere) is written after each stage and
-`log.txt` beside it has all output. It exits with 1 unless every stage passed.
+It runs the tests marked `gpu`, then benchmarks, the most valuable first. A stage that exceeds its budget is killed.
+After each stage it writes `build/gpu/results.json` (`OUT=folder` puts it elsewhere); `log.txt` beside it has all
+output. It exits with 1 unless every stage passed.
 `python benchmarks/gpu.py --docs build/gpu/results.json` publishes the results on this page.
 
 To carry packages to a machine without a network, run `make gpu` there once: one line names what is missing.

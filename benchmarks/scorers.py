@@ -2,7 +2,7 @@
 
 Times whole optimiser steps of the real trainer on random tokens, interleaved. Each scorer is set against uniform MTP,
 and against a scorer that asks for the same (cross-entropies, entropy, values, …) and gives zeros: the difference is
-what scoring costs on top of what it must run. Ratios are to the uniform step, medians over interleaved pairs.
+what scoring costs on top of computing its inputs. Ratios are to the uniform step, medians over interleaved pairs.
 """
 
 import argparse
@@ -68,7 +68,7 @@ class Zeros(Scorer):
 
 @dataclass(frozen=True)
 class Result:
-    """Shares of the uniform step: what the scorer must run, and what it adds to that."""
+    """Shares of the uniform step: computing the inputs (`must_run`), and the scorer itself."""
 
     scorer: str
     seconds: float
@@ -100,7 +100,7 @@ def main() -> None:
         for name in SCORERS
     ]
     title = step_title(arguments, device, dtype)
-    table = Table("scorer", "seconds a step", "must run", "scoring on top", title=title)
+    table = Table("scorer", "seconds a step", "inputs", "scoring on top", title=title)
     for result in results:
         shares = (f"{100 * share:+.1f}%" for share in (result.must_run, result.scoring))
         table.add_row(result.scorer, f"{result.seconds:.4f}", *shares)

@@ -51,12 +51,12 @@ def decoding_dtype(devices: DevicesConfig) -> torch.dtype:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """As files and messages call it: bfloat16, float32."""
+    """A dtype's name in files and messages: bfloat16, float32."""
     return str(dtype).removeprefix("torch.")
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Computing in bf16 where that is the dtype, else as the tensors are."""
+    """Context that computes in bf16 if that is the dtype, else in the tensors' own."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
 
 
@@ -67,7 +67,7 @@ def _cpu_multiplies_bf16() -> bool:
 
 
 def configure_torch(devices: DevicesConfig) -> None:
-    """Threads and determinism of this process."""
+    """Set threads and determinism of this process."""
     if devices.threads is not None:
         torch.set_num_threads(devices.threads)
     if devices.deterministic:
@@ -77,7 +77,7 @@ def configure_torch(devices: DevicesConfig) -> None:
 
 
 def describe(devices: DevicesConfig) -> dict[str, Any]:
-    """Versions, hardware and what `auto` comes to, for `environment.json` and `wmtp env`."""
+    """Versions, hardware and the values of `auto`, for `environment.json` and `wmtp env`."""
     device = choose_device(devices)
     return {
         "wmtp": __version__,

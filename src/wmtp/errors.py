@@ -1,4 +1,4 @@
-"""The error that means: the user can put this right; and what other errors say in a line."""
+"""The error for mistakes that the user can fix, and one-line descriptions of other errors."""
 
 _SIGNS_OF_NO_MEMORY = (
     "out of memory",
@@ -12,25 +12,25 @@ _SIGNS_OF_NO_MEMORY = (
 
 
 class WMTPError(ValueError):
-    """A mistake in what was asked, as one line: what is wrong, where (file and key), what would be right.
+    """A user's mistake, as one line: what is wrong, where (file and key), and what would be right.
 
     The command line prints it without a traceback and exits with status 2.
     """
 
 
 def one_line(error: BaseException) -> str:
-    """What went wrong, without what follows the first line; the type of an error that says nothing."""
+    """First line of an error's message; its type if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
 
 def joined_lines(error: BaseException) -> str:
-    """All that an error says, on one line."""
+    """An error's whole message, on one line."""
     return " ".join(str(error).split())
 
 
 def type_and_message(error: BaseException) -> str:
-    """The type of an error and all that it says, on one line: for errors of other people's code."""
+    """An error's type and whole message, on one line, for errors from other people's code."""
     return f"{type(error).__name__}: {joined_lines(error)}".strip().removesuffix(":")
 
 

@@ -1,4 +1,4 @@
-"""What the files and folders of a run or a comparison are called."""
+"""Names of the files and folders of a run or a comparison."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Locks: two runs never write one directory, two evaluations never one file of samples."""
+"""Locks: no two runs write one directory, no two evaluations one file of samples."""
 
 import errno
 import os
@@ -35,9 +35,9 @@ def sole_holder(lock_file: Path, *, wait: bool = False) -> Iterator[bool]:
     try:
         lock.acquire(blocking=wait)
     except Timeout:
-        lock_file.stat()  # filelock takes a file that cannot be made for one that is held
+        lock_file.stat()  # filelock takes a file that cannot be created for a held lock
     try:
-        if isinstance(lock, SoftFileLock):  # filelock's way out would outlive a killed process
+        if isinstance(lock, SoftFileLock):  # filelock's fallback would outlive a killed process
             raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
         yield lock.is_locked
     finally:

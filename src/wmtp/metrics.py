@@ -25,7 +25,7 @@ class MetricsLog:
         append_record(self.path, record)
 
     def rewind(self, step: int) -> None:
-        """Forget what came after `step`: a run resumed from there will write it again."""
+        """Drop records after `step`: a run resumed from there writes them again."""
         kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
         write_bytes(self.path, b"".join(kept))
 
@@ -42,7 +42,7 @@ class MetricsLog:
 
 
 def finite(value: float) -> float | None:
-    """A number as a record may hold it: JSON knows none that is not finite, so that is None."""
+    """The number, or None if it is not finite, which JSON cannot hold."""
     return value if math.isfinite(value) else None
 
 

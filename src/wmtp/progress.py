@@ -1,4 +1,4 @@
-"""What a person sees of a long piece of work: a live bar in a terminal, plain lines elsewhere."""
+"""Shows progress of long work: a live bar in a terminal, plain lines elsewhere."""
 
 import math
 import sys
@@ -14,11 +14,11 @@ from wmtp.rank import is_first_process
 
 PLAIN_SECONDS = 5.0
 RESUMED_SECONDS = 0.5
-"""What is told to be done so soon was done before."""
+"""Progress reported this early was made before; it does not count for the remaining time."""
 
 
 class Update(Protocol):
-    """Called as work goes on, with how much is done and a line about it."""
+    """Called as work goes on, with the amount done and a line about it."""
 
     def __call__(self, done: int, text: str = "") -> None: ...
 
@@ -64,7 +64,7 @@ def progress(title: str, total: int, console: Console | None = None) -> Iterator
 
 
 def _eta(done: int, total: int, seconds: float) -> str:
-    """The time that is left, once there is enough to go by: a twentieth, or ten."""
+    """The time left, once enough is done to estimate it: a twentieth, or ten units."""
     if done < max(1, min(10, total / 20)):
         return ""
     return f"eta {duration(seconds / done * (total - done))}"
@@ -72,7 +72,7 @@ def _eta(done: int, total: int, seconds: float) -> str:
 
 @contextmanager
 def working(title: str) -> Iterator[None]:
-    """For work that cannot say how far it is: a spinner; without a terminal, a line if it took long."""
+    """Show a spinner for work of unknown length; without a terminal, a line if it took long."""
     if not is_first_process():
         yield
         return
@@ -89,7 +89,7 @@ def working(title: str) -> Iterator[None]:
 
 
 def note(line: str) -> None:
-    """A line on standard error about what a user should know; of several processes the first one writes it."""
+    """Write a note for the user on standard error; of several processes only the first writes it."""
     if is_first_process():
         print(f"note: {line}", file=sys.stderr, flush=True)
 
@@ -99,7 +99,7 @@ def _silent(done: int, text: str = "") -> None:
 
 
 def counting(update: Update) -> Callable[[int], None]:
-    """For work that reports how much has just been done instead of how much is done."""
+    """Adapt a report of the total done for work that reports increments."""
     done = 0
 
     def add(count: int) -> None:

@@ -1,4 +1,4 @@
-"""A process that torchrun or `wmtp train --nproc` started: how it speaks for all of them, and how it ends."""
+"""Processes started by torchrun or `wmtp train --nproc`: which one prints for all, and how they end."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ LAST_TURN_SECONDS = 8.0
 
 
 class RankLost(WMTPError):
-    """Training cannot go on because of another rank: no mistake of the user's, worth a restart, exit status 1."""
+    """Training cannot go on because of another rank; not the user's mistake, worth a restart, exit status 1."""
 
 
 def started_by_torchrun() -> bool:
@@ -28,7 +28,7 @@ def restarts() -> int:
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks for all, or is the only one."""
+    """Whether this process prints for all, or is the only one."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -39,7 +39,7 @@ def report(line: str, *, is_consequence: bool = False) -> None:
     lives then failed alone, and says its rank.
 
     Args:
-        is_consequence: the failure is another rank's, seen from here; it is told only if that one could not.
+        is_consequence: the failure is another rank's, seen from here; it is printed only if that rank could not.
     """
     rank = int(os.environ["RANK"]) if started_by_torchrun() else 0
     if is_consequence and started_by_torchrun():

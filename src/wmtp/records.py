@@ -51,7 +51,7 @@ class CriticRecord:
 
 @dataclass(frozen=True)
 class CriticResult:
-    """`critic.json`: what came of stage 1, on held-out documents; None where a number is undefined."""
+    """`critic.json`: results of stage 1 on held-out documents; None where a number is undefined."""
 
     objective: str
     documents: int
@@ -78,7 +78,7 @@ class ProblemResult:
 
 @dataclass(frozen=True)
 class PassAt:
-    """pass@k and its standard error; `best_of` are the temperatures of which it is the best, if several."""
+    """pass@k and its standard error; `best_of` lists the temperatures it is the best of, if several."""
 
     value: float
     stderr: float | None = None
@@ -87,7 +87,7 @@ class PassAt:
 
 @dataclass(frozen=True)
 class Decoding:
-    """What self-speculative decoding achieved."""
+    """Statistics of self-speculative decoding."""
 
     tokens_per_forward: float
     acceptance: list[float]
@@ -118,19 +118,21 @@ class Evaluation:
 
     @property
     def answers(self) -> list[str]:
-        """What the completions are like, apart from being right, in words."""
+        """Lines about how completions end and whether they parse."""
         lines = []
         if self.stops:
             ends = ", ".join(f"{count:,} {reason}" for reason, count in self.stops.items())
             lines.append(f"completions ended by: {ends}")
         if self.syntax_errors:
-            lines.append(f"{self.syntax_errors:,} of {sum(self.verdicts.values()):,} samples are no Python")
+            lines.append(
+                f"{self.syntax_errors:,} of {sum(self.verdicts.values()):,} samples are not valid Python"
+            )
         return lines
 
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """What is learnt from a split, and what became of its documents (`wmtp.data.dataset.Counts`)."""
+    """Documents of a split by what happened to them (`wmtp.data.dataset.Counts`)."""
 
     tokens: int
     supervised_tokens: int
@@ -142,7 +144,7 @@ class SplitSummary:
 
     @property
     def left_out(self) -> int:
-        """Documents that are not learnt from."""
+        """Documents that were left out."""
         return self.blank + self.overlong + self.unsupervised
 
 
@@ -162,7 +164,7 @@ class DataSummary:
 
 @dataclass(frozen=True)
 class Sample:
-    """One generated program and what became of it."""
+    """One generated program and its verdict."""
 
     task_id: str
     sample: int
@@ -182,7 +184,7 @@ _SAMPLE = TypeAdapter(Sample)
 def read_metrics(run: Path) -> Metrics:
     """Read a run's `metrics.jsonl`.
 
-    A step that was logged twice (a run that went on from a checkpoint) counts as logged last.
+    Of a step that was logged twice (by a run that resumed from a checkpoint) the last record counts.
 
     Raises:
         WMTPError: the file is absent or a line is not a metrics record.
@@ -199,7 +201,7 @@ def read_metrics(run: Path) -> Metrics:
 
 
 def read_data_summary(run: Path) -> DataSummary | None:
-    """What the run learns from; None if it was started before that was written down.
+    """Read what the run learns from; None for runs from before it was recorded.
 
     Raises:
         WMTPError: `data.json` cannot be read as one.
@@ -209,7 +211,7 @@ def read_data_summary(run: Path) -> DataSummary | None:
 
 
 def read_critic(run: Path) -> CriticResult | None:
-    """What came of the run's own stage 1; None if it had none, or it is not finished.
+    """Read the results of the run's own stage 1; None if there was none, or it is not finished.
 
     Raises:
         WMTPError: `critic.json` cannot be read as one.
@@ -221,7 +223,7 @@ def read_critic(run: Path) -> CriticResult | None:
 
 
 def read_critic_validations(run: Path) -> list[CriticRecord]:
-    """The validations of the run's own stage 1 in order of steps; the last one of a step counts.
+    """Read the validations of the run's own stage 1, in order of steps; the last one of a step counts.
 
     Raises:
         WMTPError: a line of its metrics cannot be read.

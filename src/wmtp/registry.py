@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
-    """The tail of an error line about an unknown name: the nearest known ones, else all of them."""
+    """End of an error line about an unknown name: the nearest known ones, else all of them."""
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
     if near:
         return "did you mean " + " or ".join(repr(n) for n in near) + "?"
@@ -26,8 +26,8 @@ class Registry(Generic[T]):
 
     A name is a registered one, an entry point of the group `wmtp.<plural kind>`, or `package.module:Attribute`
     (`:Class.method` too).
-    Built-in factories may be given as such a string, so that listing them imports nothing. A module of the user's may
-    lie in the working directory.
+    Built-in factories may be given as such a string, so that listing them imports nothing. The user's modules may be
+    in the working directory.
     """
 
     def __init__(self, kind: str, builtin: dict[str, str]) -> None:

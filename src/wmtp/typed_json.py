@@ -1,4 +1,4 @@
-"""Reading JSON files as the dataclasses that they were written from."""
+"""Reads JSON files as the dataclasses that they were written from."""
 
 import json
 from pathlib import Path

@@ -77,7 +77,7 @@ except SystemExit: sys.exit("torch" in sys.modules)
         (["train", "demoo"], "recipe 'demoo': no such file or shipped recipe; did you mean 'demo'?"),
         (["train", "demo", "train.stepz=3"], "unknown key 'train.stepz'; did you mean 'steps'?"),
         (["train", "demo", "--config", "gone.yaml"], "gone.yaml: no such file"),
-        (["train", "demo", "--max-restarts", "2"], "--max-restarts: goes with --nproc"),
+        (["train", "demo", "--max-restarts", "2"], "--max-restarts: only valid with --nproc"),
         (
             ["train", "demo", "devices.mesh={replicate: 2, shard: 2}"],
             "devices.mesh: one process cannot shard",
@@ -104,7 +104,7 @@ except SystemExit: sys.exit("torch" in sys.modules)
         ),
         (["report", "gone"], "gone: no such run directory"),
         (["score", "gone", "--diagnose"], "gone: not a run directory"),
-        (["score", "demo", "--scorers", "uniform"], "--scorers: goes with --diagnose"),
+        (["score", "demo", "--scorers", "uniform"], "--scorers: only valid with --diagnose"),
         (["evaluate", "gone"], "gone: not a run directory (no recipe.yaml)"),
         (["ls", "scorer"], "ls: nothing is called 'scorer'; did you mean 'scorers' or 'sources'?"),
         (["score", "demo"], "score: name the reference with --model, or set model.ref_id in the recipe"),
@@ -321,7 +321,7 @@ def test_a_critic_run_from_plan_to_report(wmtp: Wmtp, tmp_path: Path) -> None:
     lines = diagnosed.stdout.splitlines()
     assert lines[0].split("  ")[0] == "scorer"
     assert [line[:19].strip() for line in lines[1:3]] == ["1 critic-delta-v1", "2 critic-gae-v1"]
-    assert "not asked: grpo-v1: grpo-v1 needs several completions per prompt" in diagnosed.stdout
+    assert "could not run: grpo-v1: grpo-v1 needs several completions per prompt" in diagnosed.stdout
     assert "next: wmtp inspect runs/tiny --scorer critic-delta-v1" in diagnosed.stdout
     assert (tmp_path / "runs/tiny/diagnosis.json").exists()
     some = wmtp("score", "runs/tiny", "--diagnose", "--scorers", "critic-delta-v1,entropy-v1").stdout

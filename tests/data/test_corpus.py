@@ -100,7 +100,7 @@ def test_the_last_head_has_something_to_learn(read: Read) -> None:
         ('{"text": ["x"], "n": 1}', "field 'text' (data.fields.text) should be text, not list"),
         ('{"txt": "x", "n": 1}', "no field 'text' (data.fields.text); it has txt, n"),
         ('{"text": "x"}', "no field 'n', which data.where asks for; it has text"),
-        ('{"text": "x", "text": "y", "n": 1}', "the key 'text' stands twice in an object"),
+        ('{"text": "x", "text": "y", "n": 1}', "the key 'text' occurs twice in an object"),
         ('{"text": "a\x00b", "n": 1}', "not JSON: Invalid control character at: line 1 column 12 (char 11)"),
         (f'{{"text": "x", "n": 1{"0" * 5000}}}', "not JSON: Exceeds the limit (4300 digits) for integer"),
     ],

@@ -105,7 +105,7 @@ class TestSeveralFiles:
         (
             "a.jsonl",
             '{"a": 1, "b": {"c": 1, "c": 2}}',
-            "a.jsonl, line 1: the key 'c' stands twice in an object",
+            "a.jsonl, line 1: the key 'c' occurs twice in an object",
         ),
         ("a.jsonl.zst", "x", r"a.jsonl.zst: should be one of \.jsonl"),
         ("a.csv", "a\n1\n", r"a.csv: should be one of \.jsonl, \.jsonl\.gz, \.json, \.parquet"),

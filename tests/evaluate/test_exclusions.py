@@ -113,7 +113,7 @@ def test_problems_without_a_solution_are_counted(
     result, printed = scored(without, *functions[1:])
     assert result["solutions"] == {"passed": 2, "failed": 0, "unchecked": 1}
     assert result["left_out"] == result["excluded"] == []
-    assert "1 of 3 problems bring no solution" in printed
+    assert "1 of 3 problems have no solution to check" in printed
 
 
 @pytest.mark.parametrize("protocol", ["lm-eval", "bigcode"])

@@ -84,10 +84,7 @@ def test_code_is_taken_out_of_answers_only_where_that_is_asked_for(
     ]
     printed = " ".join(score(answers).split())
     assert "0.000 ± 0.000" in printed
-    assert (
-        "3 of 3 samples, which is most of them; see to evaluate.extraction=fenced, evaluate.chat=true"
-        in printed
-    )
+    assert "3 of 3 samples, most of them; try evaluate.extraction=fenced, evaluate.chat=true" in printed
     result = json.loads(Path("s.jsonl_evaluation.json").read_text())
     assert (result["extraction"], result["syntax_errors"], result["stops"]) == ("none", 3, {})
     printed = score(answers, "evaluate.extraction=fenced")
@@ -169,12 +166,12 @@ def test_consent(score: Score, functions: list[dict[str, str]]) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["evaluate", "run", "--k", "1"], "--k: goes with --samples"),
+        (["evaluate", "run", "--k", "1"], "--k: only valid with --samples"),
         (["evaluate"], "evaluate: name a run, or a file of completions with --samples"),
-        (["evaluate", "--samples", "s.jsonl"], "--samples: say with --task which task"),
+        (["evaluate", "--samples", "s.jsonl"], "--samples: name the task of the completions"),
         (
             ["evaluate", "run", "--samples", "s.jsonl", "--task", "mbpp"],
-            "--samples: goes without a run (run)",
+            "--samples: takes no run (run)",
         ),
         (["evaluate", "--samples", "gone.jsonl", "--task", "humanevl"], "did you mean 'humaneval'"),
     ],

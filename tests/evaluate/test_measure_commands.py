@@ -72,10 +72,13 @@ def test_heads_and_speed_are_measured_and_shown(wmtp: Command, run: str) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--heads", "--repeats", "2"], "--batch-sizes and --repeats: go with --speed"),
+        (["--heads", "--repeats", "2"], "--batch-sizes and --repeats: only valid with --speed"),
         (["--speed", "--batch-sizes", "4,no"], "--batch-sizes 4,no: should be whole numbers from 1"),
         (["--speed", "--batch-sizes", "0"], "--batch-sizes 0: should be whole numbers from 1"),
-        (["--speed", "--samples", "a.jsonl"], "--samples: goes without --heads, --speed and --lm-eval"),
+        (
+            ["--speed", "--samples", "a.jsonl"],
+            "--samples: cannot be combined with --heads, --speed or --lm-eval",
+        ),
     ],
 )
 def test_mistakes_are_one_line(wmtp: Command, tmp_path: Path, options: list[str], message: str) -> None:

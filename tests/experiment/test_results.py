@@ -80,7 +80,7 @@ def test_arms_by_role() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"baseline": "c"}, "'c' is none of the arms"),
+        ({"baseline": "c"}, "'c' is not one of the arms"),
         ({"arms": [arm("a", difference=None), arm("a", difference=None)]}, "same name"),
         ({"arms": [arm("a", difference=None), arm("b", difference=None)]}, "'b'"),
         ({"arms": [arm("a", difference=Difference(0, 0, 0, 1))]}, "'a'"),

@@ -195,15 +195,18 @@ def _shown(outcome: str, folder: str) -> str:
     return f"refused: {reason[:90]}"
 
 
-HEAD = f"""# Families of models
+HEAD = f"""# Model families
 
-Whether a model can be a learner's base (`model.base_id`) or a reference is found out by comparing our forward with
-its own before training: on a small twin with short windows, packed, cached and drafted, and then on the model itself.
-No name decides. This is what becomes of every causal family of transformers {transformers.__version__}, built small
+Which models can be a learner's base (`model.base_id`) or a reference (`model.ref_id`). This is decided before
+training, by comparing our forward pass with the model's own: first on a small twin with short windows, packed, cached
+and drafted (`wmtp train RECIPE --dry-run` tries the twin of your base), then on the model itself. No list of names is
+consulted.
+
+The table shows the outcome for every causal family of transformers {transformers.__version__}, built small
 from its configuration: right to 1e-4, or refused in one line. A family whose default configuration cannot be built
-small is refused here and may be right for a model that says more of itself. A test holds every line.
+small is refused here, yet a model with a fuller configuration may be right. A test checks every line.
 
-What makes a loss of its own beside the logits, such as the balance of experts, is not trained.
+Losses beside the logits, such as the balance of experts, are not trained.
 
 | family | learner | reference |
 |---|---|---|"""

@@ -45,5 +45,5 @@ def test_without_the_key_there_are_no_groups() -> None:
 
 
 def test_other_problems_are_refused() -> None:
-    with pytest.raises(WMTPError, match="'b' was evaluated on other problems than 'a'"):
+    with pytest.raises(WMTPError, match="'b' was evaluated on different problems from 'a'"):
         grouped({"a": [evaluation([1, 1])], "b": [evaluation([1, 1], prefix="u")]}, "family")

@@ -106,7 +106,7 @@ def test_the_tables_hold_what_was_measured(run: Path) -> None:
     tables = read_measures(run)
     assert [table.rows for table in tables] == CELLS
     assert "1,234 documents" in tables[0].notes[0]
-    assert "at most 50 documents a task" in tables[2].notes[0]
+    assert "at most 50 documents per task" in tables[2].notes[0]
 
 
 def test_a_runs_page_shows_them(run: Path) -> None:

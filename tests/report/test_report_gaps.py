@@ -50,7 +50,7 @@ def remove_groups(directory: Path) -> None:
         (
             remove_groups,
             "by family, %",
-            "pass@1 by family: the evaluations do not say which problem is which",
+            "pass@1 by family: the evaluations do not say what kind each problem is",
         ),
     ],
 )

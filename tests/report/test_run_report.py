@@ -87,7 +87,7 @@ def test_how_completions_ended_is_told(run: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | told))
     text = page(run)
     assert "tinycode, completions ended by: 90 eos, 1,200 length." in text
-    assert "tinycode, 3 of 10 samples are no Python." in text
+    assert "tinycode, 3 of 10 samples are not valid Python." in text
 
 
 def test_what_a_run_lacks_is_left_out_and_named(run: Path) -> None:
@@ -123,7 +123,7 @@ def test_a_critic_has_a_section(run: Path) -> None:
         "AUC": "0.940",
         "explained variance": "0.512",
         "calibration error": "0.062",
-        "documents": "1,080 to learn from, 120 held out",
+        "documents": "1,080 for training, 120 held out",
         "best step": "20 of 30",
         "training seconds": "12.3",
     }

@@ -142,8 +142,8 @@ def test_a_large_file_is_written() -> None:
     ("make", "message"),
     [
         ("os.symlink('/etc/hostname', 'out')", "its output file cannot be read"),
-        ("os.mkdir('out')", "its output file is no file"),
-        ("os.mkfifo('out')", "its output file is no file"),
+        ("os.mkdir('out')", "its output file is not a regular file"),
+        ("os.mkfifo('out')", "its output file is not a regular file"),
     ],
 )
 def test_what_is_no_output_file(make: str, message: str) -> None:

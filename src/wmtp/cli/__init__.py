@@ -1,4 +1,4 @@
-"""The `wmtp` command. Heavy imports stand inside the commands, so that help is instant."""
+"""The `wmtp` command. Commands import what is heavy when they run, so that help is instant."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ from wmtp.rank import report as report_end
 from wmtp.train.signals import Stopped
 
 app = typer.Typer(
-    help="Weighted multi-token prediction: train, decode, execute and compare.",
+    help="Weighted multi-token prediction: train, evaluate and compare language models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -30,7 +30,7 @@ _COMMANDS = (train, score, evaluate, generate, sample, compare, export, mlflow, 
 
 
 class _Interrupted(Exception):
-    """Ctrl-C, which typer would turn into a silent status."""
+    """Ctrl-C, which typer would turn into an exit status without a message."""
 
 
 def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
@@ -51,16 +51,16 @@ app.command()(_interruptible(env))
 
 
 def _wait_without_spinning() -> None:
-    """Have OpenMP's threads sleep while they wait, unless the user has chosen; torch reads this when it is imported.
+    """Let OpenMP threads sleep while they wait, unless the user has chosen; torch reads this when it is imported.
 
-    Spinning threads are a little faster on a quiet machine, and many times slower beside any other busy process.
+    Spinning threads are a little faster on a quiet machine, but many times slower beside any busy process.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def _escape_what_cannot_be_printed() -> None:
-    """Have characters beyond the terminal's encoding (`LC_ALL=C`, Latin-1) written as escapes."""
+    """Write characters outside the terminal's encoding (`LC_ALL=C`, Latin-1) as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -69,7 +69,8 @@ def _escape_what_cannot_be_printed() -> None:
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and status 2.
 
-    Status 1: another process was lost, repeat with --resume auto. 75: a scheduler's signal came and the run is saved.
+    Status 1: another process was lost. 75: a scheduler's signal came and the run is saved. Both resume with
+    --resume auto.
     """
     end_with_launcher()
     _wait_without_spinning()
@@ -121,4 +122,4 @@ def _options(
 ) -> None:
     command = context.invoked_subcommand
     if started_by_torchrun() and command != "train":
-        raise WMTPError(f"{command}: runs in one process; of all commands only train goes with torchrun")
+        raise WMTPError(f"{command}: runs in one process; only train can be started by torchrun")

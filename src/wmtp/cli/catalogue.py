@@ -1,4 +1,4 @@
-"""What can be named: recipes, scorers, controls, tasks, protocols, sources."""
+"""Names that a recipe can use: recipes, scorers, controls, tasks, protocols, sources."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +13,7 @@ _FOLDERS = (Path("recipes"), _PACKAGE / "recipes", _PACKAGE.parent.parent / "rec
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Recipes by name: those in ./recipes, and those that came with the package."""
+    """Recipes by name: those in ./recipes and those shipped with the package."""
     return {path.stem: path for folder in reversed(_FOLDERS) for path in sorted(folder.glob("*.yaml"))}
 
 
@@ -63,7 +63,7 @@ def _protocols() -> dict[str, str]:
 
 
 def _about(registry: Registry[Any], name: str) -> str:
-    """The first line that a factory, or what a method of it makes, says of itself; why it cannot if it is broken."""
+    """First line of the docstring of a factory (of a method: of its class); for a broken one, the error."""
     try:
         factory = registry.get(name)
     except WMTPError as error:

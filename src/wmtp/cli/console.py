@@ -1,4 +1,4 @@
-"""Tables of the command line that belong to no report."""
+"""Tables that only the command line shows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def console() -> Console:
-    """Standard output; wide enough for tables where it is not a terminal."""
+    """Console on standard output, 120 columns wide where that is not a terminal."""
     found = Console(highlight=False)
     return found if found.is_terminal else Console(highlight=False, width=120)
 
 
 def plan_table(plan: "Plan") -> Table:
-    """What a dry run found out."""
+    """The plan that a dry run found."""
     table = Table("plan", "", box=None, pad_edge=False)
     for name, value in asdict(plan).items():
         table.add_row(name.replace("_", " "), f"{value:,.2f}" if isinstance(value, float) else f"{value:,}")
@@ -27,13 +27,13 @@ def plan_table(plan: "Plan") -> Table:
 
 
 def diagnosis_table(diagnoses: "Sequence[Diagnosis]") -> Table:
-    """By scorer: how well low weight points to planted errors, and how far the weights agree with others'."""
+    """Table by scorer: how well low weights mark planted errors, and rank correlations with the other scorers."""
 
     def shown(value: float | None) -> str:
         return "–" if value is None else f"{value:.2f}"
 
     names = [d.scorer for d in diagnoses]
-    caption = ["AUC by head: 1 is perfect, 0.5 is chance; first: head 0's, of each error's first token only"]
+    caption = ["AUC by head: 1 is perfect, 0.5 is chance; first: head 0, first token of each error only"]
     caption += ["ρ n: rank correlation with the weights of scorer n"] if len(names) > 1 else []
     table = Table(box=None, pad_edge=False, caption="\n".join(caption), caption_justify="left")
     table.add_column("scorer", overflow="fold")
@@ -49,7 +49,7 @@ def diagnosis_table(diagnoses: "Sequence[Diagnosis]") -> Table:
 
 
 def evaluation_table(result: Mapping[str, Any]) -> Table:
-    """pass@k with standard errors, n@k, exact match, verdicts, and what drafting saved."""
+    """Table of pass@k with standard errors, n@k, exact match, verdicts, and tokens per forward."""
     table = Table(f"{result['task']} ({result['protocol']})", "", box=None, pad_edge=False)
     for k, estimate in result["pass_at"].items():
         table.add_row(f"pass@{k}", _estimate(estimate))
@@ -67,7 +67,9 @@ def evaluation_table(result: Mapping[str, Any]) -> Table:
     for line in result["left_out"]:
         table.add_row("left out", line)
     if unchecked := result["solutions"]["unchecked"]:
-        table.add_row("unchecked", f"{unchecked:,} of {result['problems']:,} problems bring no solution")
+        table.add_row(
+            "unchecked", f"{unchecked:,} of {result['problems']:,} problems have no solution to check"
+        )
     if result["stops"].get("length"):
         table.add_row("cut by length", _cut_by_length(result))
     if result["syntax_errors"]:
@@ -96,7 +98,7 @@ def _cut_by_length(result: Mapping[str, Any]) -> str:
 def _syntax_errors(result: Mapping[str, Any]) -> str:
     count = f"{result['syntax_errors']:,} of {sum(result['verdicts'].values()):,} samples"
     remedies = result["remedies"]
-    return f"{count}, which is most of them; see to {', '.join(remedies)}" if remedies else count
+    return f"{count}, most of them; try {', '.join(remedies)}" if remedies else count
 
 
 def _estimate(estimate: Mapping[str, Any]) -> str:

@@ -26,27 +26,29 @@ def evaluate(
     run: Annotated[str | None, typer.Argument(help="Run directory; none with --samples.")] = None,
     overrides: Overrides = None,
     task: Annotated[
-        str | None, typer.Option(help="Another task than the recipe's, under a protocol of its own.")
+        str | None, typer.Option(help="Evaluate this task, not the recipe's, under its own protocol.")
     ] = None,
     samples: Annotated[
-        Path | None, typer.Option(help="Score the completions in a file: JSONL of task_id and completion.")
+        Path | None, typer.Option(help="Score completions from a JSONL file of task_id and completion.")
     ] = None,
     k: Annotated[
-        str | None, typer.Option(help="With --samples: of pass@k, like 1,5; else those of 1,10,100 that fit.")
+        str | None,
+        typer.Option(help="With --samples: k of pass@k, like 1,5; by default 1,10,100 as far as they fit."),
     ] = None,
     allow_code_execution: Consent = False,
     heads: Annotated[
-        bool, typer.Option("--heads", help="Instead: accuracy and perplexity of every head.")
+        bool, typer.Option("--heads", help="Measure accuracy and perplexity of every head instead.")
     ] = False,
     speed: Annotated[
-        bool, typer.Option("--speed", help="Instead: what drafting saves, by heads and batch size.")
+        bool,
+        typer.Option("--speed", help="Measure the time drafting saves instead, by heads and batch size."),
     ] = False,
     batch_sizes: Annotated[
-        str | None, typer.Option(help="With --speed: prompts at once, like 1,8; else evaluate.batch_size.")
+        str | None, typer.Option(help="With --speed: batch sizes, like 1,8; by default evaluate.batch_size.")
     ] = None,
-    repeats: Annotated[int | None, typer.Option(min=1, help="With --speed: timed repetitions (3).")] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="With --speed: timed runs of each (3).")] = None,
     lm_eval: Annotated[
-        str | None, typer.Option("--lm-eval", help="Instead: tasks of lm-evaluation-harness, like a,b.")
+        str | None, typer.Option("--lm-eval", help="Run tasks of lm-evaluation-harness instead, like a,b.")
     ] = None,
     config: ConfigFile = None,
 ) -> None:
@@ -55,15 +57,15 @@ def evaluate(
 
     measures = heads or speed or lm_eval is not None
     if not speed and (batch_sizes is not None or repeats is not None):
-        raise WMTPError("--batch-sizes and --repeats: go with --speed")
+        raise WMTPError("--batch-sizes and --repeats: only valid with --speed")
     if samples is not None and measures:
-        raise WMTPError("--samples: goes without --heads, --speed and --lm-eval")
+        raise WMTPError("--samples: cannot be combined with --heads, --speed or --lm-eval")
     if samples is not None:
         words = [*([run] if run is not None else []), *(overrides or [])]
         _evaluate_samples(samples, task, words, k, config, allow_code_execution)
         return
     if k is not None:
-        raise WMTPError("--k: goes with --samples; else set evaluate.k")
+        raise WMTPError("--k: only valid with --samples; otherwise set evaluate.k")
     if run is None:
         raise WMTPError("evaluate: name a run, or a file of completions with --samples")
     changes = [*_other_task(task), *(overrides or [])]
@@ -89,14 +91,16 @@ def evaluate(
 def generate(
     run: RunFolder,
     prompt: Annotated[str | None, typer.Option(help="Text to continue; - reads standard input.")] = None,
-    problem: Annotated[int | None, typer.Option(help="Or the number of a problem of the run's task.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
-    temperature: Annotated[float, typer.Option(min=0, help="0 takes the most probable tokens.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Sample from the fewest tokens that are this probable.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
+    problem: Annotated[
+        int | None, typer.Option(help="Number of a problem of the run's task, instead of --prompt.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate at most.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="Sampling temperature; 0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the smallest set of tokens this probable.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed for sampling.")] = 0,
     config: ConfigFile = None,
 ) -> None:
-    """Continue a prompt, live: accepted drafts of the extra heads in colour, refused ones struck out."""
+    """Continue a prompt live, with accepted drafts of the extra heads coloured and refused ones struck out."""
     from wmtp.cli.console import console
 
     opened = open_run(run, None, config)
@@ -108,7 +112,7 @@ def generate(
 
 
 def _other_task(task: str | None) -> list[str]:
-    """Overrides for another task: what the recipe says of its own task's protocol and data does not count."""
+    """Overrides for another task, which clear the settings for the protocol and data of the recipe's own."""
     from wmtp.config import PROTOCOL_KEYS
 
     if task is None:
@@ -129,9 +133,9 @@ def _evaluate_samples(
     from wmtp.config import load
 
     if overrides and "=" not in overrides[0]:
-        raise WMTPError(f"--samples: goes without a run ({overrides[0]}); name the task with --task")
+        raise WMTPError(f"--samples: takes no run ({overrides[0]}); name the task with --task")
     if task is None:
-        raise WMTPError("--samples: say with --task which task the completions are for")
+        raise WMTPError("--samples: name the task of the completions with --task")
     found, environment = load(None, config, [*_other_task(task), *overrides, *consent_overrides(consent)])
     from wmtp.evaluate.foreign import evaluate_samples
 

@@ -25,14 +25,14 @@ PROMPT, ACCEPTED, REFUSED, OWN = "dim", "bold green", "strike red", ""
 def show_generation(
     console: Console, run: Run, prompt: str | None, problem: int | None, options: DecodeOptions
 ) -> None:
-    """What `wmtp generate` prints: the prompt, its continuation as it comes, and what drafting saved.
+    """Print the prompt, its continuation as it is decoded, and how many drafts were accepted.
 
     Args:
         options: the model's end tokens are added.
 
     Raises:
-        WMTPError: neither or both of prompt and problem, a problem that the task lacks, or a prompt that is empty or
-            too long.
+        WMTPError: neither or both of prompt and problem are given, the task lacks the problem, or the prompt is
+            empty or too long.
     """
     text = _prompt(run.recipe, prompt, problem)
     model, tokenizer = run.model, run.tokenizer
@@ -47,15 +47,15 @@ def show_generation(
 
 
 class BlockStream:
-    """Writes each block of a row to a console: accepted drafts in colour and, on a terminal, refused ones struck out.
+    """Writes each decoded block to a console: accepted drafts coloured and, on a terminal, refused ones struck out.
 
-    A character that takes several tokens is written with the last of them.
+    A character of several tokens is written with the last of them.
     """
 
     def __init__(
         self, console: Console, tokenizer: PreTrainedTokenizerFast, ends: Collection[int], prompt: str = ""
     ) -> None:
-        """The prompt is written with the first block; tokens are shown up to the one of `ends` that ends a row."""
+        """Write the prompt with the first block, and tokens up to the first that is in `ends`."""
         self._console = console
         self._tokenizer = tokenizer
         self._ends = ends
@@ -64,7 +64,7 @@ class BlockStream:
         self._prompt = prompt
 
     def add(self, block: Block) -> None:
-        """Write the block's tokens; the refused drafts stand before the token that took their place."""
+        """Write the block's tokens, with refused drafts before the token that replaced them."""
         self._write(self._prompt, PROMPT)
         self._prompt = ""
         for token in block.drafts[: block.accepted]:
@@ -78,7 +78,7 @@ class BlockStream:
         self._append(block.token, OWN)
 
     def _write(self, text: str, style: str) -> None:
-        """Text as it is, without markup, wrapping or highlighting."""
+        """Write text without markup, wrapping or highlighting."""
         self._console.out(text, style=style, end="", highlight=False)
 
     def _append(self, token: int, style: str) -> None:
@@ -97,7 +97,7 @@ def _summary(found: Generation) -> str:
 
 
 def _text(prompt: str) -> str:
-    """The prompt, or standard input for "-"."""
+    """The prompt; for "-", standard input."""
     try:
         text = sys.stdin.read() if prompt == "-" else prompt
         text.encode()

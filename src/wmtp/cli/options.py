@@ -1,4 +1,4 @@
-"""What several commands share: arguments, options, and how they become a recipe and an environment."""
+"""Arguments and options that several commands share, and how they become a recipe and an environment."""
 
 import sys
 from pathlib import Path
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 RecipeFile = Annotated[str, typer.Argument(help="Recipe file, or the name of a shipped recipe.")]
 RunFolder = Annotated[Path, typer.Argument(help="Run directory.")]
-RunOrComparison = Annotated[Path, typer.Argument(help="A run or a comparison.")]
+RunOrComparison = Annotated[Path, typer.Argument(help="Directory of a run or a comparison.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings to change: key.sub=value …")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="Environment file (paths, devices).")]
-Consent = Annotated[bool, typer.Option("--allow-code-execution", help="Run what the model writes.")]
+Consent = Annotated[
+    bool, typer.Option("--allow-code-execution", help="Consent to running code that the model writes.")
+]
 
 
 def load_recipe(

@@ -1,4 +1,4 @@
-"""Commands that show what there is, and that hand results on."""
+"""Commands that show results and hand them on."""
 
 from functools import partial
 from pathlib import Path
@@ -23,13 +23,13 @@ from wmtp.layout import COMPARISON_FILE
 def inspect(
     run: RunFolder,
     overrides: Overrides = None,
-    text: Annotated[str | None, typer.Option(help="Text whose tokens to weigh.")] = None,
-    sample: Annotated[int, typer.Option(min=0, help="Or the number of a training document.")] = 0,
-    scorer: Annotated[str | None, typer.Option(help="Another scorer than the run's.")] = None,
-    html: Annotated[Path | None, typer.Option(help="Also write a page.")] = None,
+    text: Annotated[str | None, typer.Option(help="Show the weights of this text.")] = None,
+    sample: Annotated[int, typer.Option(min=0, help="Number of a training document, without --text.")] = 0,
+    scorer: Annotated[str | None, typer.Option(help="Use this scorer instead of the run's.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write an HTML page to this file.")] = None,
     config: ConfigFile = None,
 ) -> None:
-    """Show the weight of every token of a text or of a training document."""
+    """Show the weight of every token of a text or a training document."""
     from wmtp.cli.console import console
     from wmtp.report.terminal import render_token_weights, weight_legend
 
@@ -47,7 +47,7 @@ def inspect(
 
 
 def report(directory: RunOrComparison) -> None:
-    """Write report.html: one self-contained page."""
+    """Write report.html, one self-contained page about a run or comparison."""
     from wmtp.experiment.results import read_comparison
     from wmtp.report.html import write_comparison_report, write_run_report
 
@@ -68,10 +68,12 @@ def export(
     output: Annotated[Path, typer.Option(help="Folder to write.")] = Path("model"),
     next_token_only: Annotated[
         bool,
-        typer.Option("--next-token-only", help="Without extra heads: a plain model that any tool loads."),
+        typer.Option(
+            "--next-token-only", help="Leave out the extra heads: a plain model that any tool loads."
+        ),
     ] = False,
 ) -> None:
-    """Write a model as a folder of transformers, with consolidated safetensors."""
+    """Write a model as a transformers folder with one set of safetensors."""
     from wmtp.model.export import export_run
 
     print(f"exported {export_run(run, output, next_token_only=next_token_only)}: {output}")
@@ -87,8 +89,10 @@ def mlflow(directory: RunOrComparison, config: ConfigFile = None) -> None:
 
 def register(
     directory: Annotated[Path, typer.Argument(help="A run, or a comparison whose best arm to register.")],
-    name: Annotated[str, typer.Option(help="Registered model in MLflow.")],
-    force: Annotated[bool, typer.Option("--force", help="Make it the champion in any case.")] = False,
+    name: Annotated[str, typer.Option(help="Name of the registered model in MLflow.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Make it the champion even if it is no better.")
+    ] = False,
     config: ConfigFile = None,
 ) -> None:
     """Register a model in MLflow; a comparison's best arm becomes champion if it beats the present one."""
@@ -103,7 +107,7 @@ def register(
 def list_names(
     what: Annotated[str, typer.Argument(help="scorers, tasks, protocols, sources, recipes, or all.")] = "all",
 ) -> None:
-    """List what can be named in a recipe."""
+    """List the names that a recipe can use."""
     from wmtp.cli.catalogue import catalogue
     from wmtp.registry import did_you_mean
 
@@ -118,7 +122,7 @@ def list_names(
 
 
 def env(config: ConfigFile = None) -> None:
-    """Print versions, hardware and isolation, ready to paste into a bug report."""
+    """Print versions, hardware and sandbox isolation for a bug report."""
     from wmtp.config import load
     from wmtp.environment import describe
     from wmtp.sandbox import describe as describe_sandbox

@@ -1,4 +1,4 @@
-"""Commands that train, and that write what training reads."""
+"""Commands that train, or prepare data for training."""
 
 import sys
 from pathlib import Path
@@ -29,18 +29,23 @@ def train(
     recipe: RecipeFile,
     overrides: Overrides = None,
     config: ConfigFile = None,
-    resume: Annotated[str, typer.Option(help="auto, never, or a checkpoint folder.")] = "never",
+    resume: Annotated[
+        str,
+        typer.Option(
+            help="Resume from the newest good checkpoint (auto), from a checkpoint folder, or never."
+        ),
+    ] = "never",
     nproc: Annotated[
         int | None, typer.Option("--nproc", min=1, help="Processes on this machine; one per GPU.")
     ] = None,
     max_restarts: Annotated[
-        int, typer.Option(min=0, help="With --nproc: go on after this many crashes.")
+        int, typer.Option(min=0, help="With --nproc: restart after this many crashes at most.")
     ] = 0,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved files and the plan.")
+        bool, typer.Option("--dry-run", help="Print the resolved recipe and the plan; do not train.")
     ] = False,
 ) -> None:
-    """Train a model."""
+    """Train a model as a recipe says."""
     from wmtp.cli.console import console
     from wmtp.report.terminal import run_summary
 
@@ -49,7 +54,7 @@ def train(
         _dry_run(found, environment)
         return
     if max_restarts and nproc is None:
-        raise WMTPError("--max-restarts: goes with --nproc; torchrun has an option of that name itself")
+        raise WMTPError("--max-restarts: only valid with --nproc; torchrun has an option of that name itself")
     if nproc is not None:
         from wmtp.train.launch import launch
 
@@ -76,26 +81,26 @@ def train(
 
 
 def score(
-    recipe: Annotated[str, typer.Argument(help="Recipe; with --diagnose, a run.")],
+    recipe: Annotated[str, typer.Argument(help="Recipe, or with --diagnose a run.")],
     overrides: Overrides = None,
     output: Annotated[Path, typer.Option(help="Folder to write the scores to.")] = Path("scores"),
     model: Annotated[
-        str | None, typer.Option(help="Reference model; else the recipe's model.ref_id.")
+        str | None, typer.Option(help="Reference model; by default the recipe's model.ref_id.")
     ] = None,
     diagnose: Annotated[
-        bool, typer.Option("--diagnose", help="Show how well scorers find the planted errors of tinycode.")
+        bool, typer.Option("--diagnose", help="Show how well scorers find tinycode's planted errors instead.")
     ] = False,
     scorers: Annotated[
-        str | None, typer.Option(help="With --diagnose: some scorers, separated by commas.")
+        str | None, typer.Option(help="With --diagnose: only these scorers, like a,b.")
     ] = None,
     config: ConfigFile = None,
 ) -> None:
-    """Write a reference model's cross-entropy of every training token; or diagnose scorers."""
+    """Write the reference model's cross-entropy of every training token; or diagnose scorers."""
     if diagnose:
         _diagnose(Path(recipe), overrides, scorers, config)
         return
     if scorers is not None:
-        raise WMTPError("--scorers: goes with --diagnose")
+        raise WMTPError("--scorers: only valid with --diagnose")
     found, environment = load_recipe(recipe, overrides, config)
     from wmtp.train.run import score_training_data
 
@@ -112,8 +117,8 @@ def sample(
     overrides: Overrides = None,
     output: Annotated[Path, typer.Option(help="JSONL file to write.")] = Path("answers.jsonl"),
     per_prompt: Annotated[int, typer.Option(min=2, help="Completions of each prompt.")] = 4,
-    temperature: Annotated[float, typer.Option(min=0.01)] = 0.8,
-    limit: Annotated[int, typer.Option(min=1, help="Prompts at most.")] = 1000,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Sampling temperature.")] = 0.8,
+    limit: Annotated[int, typer.Option(min=1, help="Number of prompts at most.")] = 1000,
     config: ConfigFile = None,
 ) -> None:
     """Write several completions of each training prompt, for scorers and critics that compare answers."""
@@ -132,8 +137,8 @@ def sample(
 def compare(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    arms: Annotated[str | None, typer.Option(help="Some of the recipe's arms, separated by commas.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="How many seeds, or their numbers: 5 or 0,1,7.")] = None,
+    arms: Annotated[str | None, typer.Option(help="Only these arms of the recipe, like a,b.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Number of seeds, or the seeds: 5 or 0,1,7.")] = None,
     allow_code_execution: Consent = False,
     config: ConfigFile = None,
 ) -> None:
@@ -178,7 +183,7 @@ def _diagnose(run: Path, overrides: list[str] | None, scorers: str | None, confi
     diagnoses, reasons = diagnose(opened, scorers.split(",") if scorers else None)
     console().print(diagnosis_table(diagnoses))
     for name, reason in reasons.items():
-        print(f"not asked: {name}: {reason}")
+        print(f"could not run: {name}: {reason}")
     show_next(f"wmtp inspect {run} --scorer {diagnoses[0].scorer} --html weights.html")
 
 

@@ -1,1 +1,1 @@
-"""The critic: a value head, its training, the rewards that it learns from, and reward models."""
+"""The critic: a value head, its training, its rewards, and reward models."""

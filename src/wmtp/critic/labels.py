@@ -1,4 +1,4 @@
-"""Rewards of rows, as training reads them: labelled documents for a critic, columns for a scorer."""
+"""Rewards of rows for training: labelled documents for a critic, columns for a scorer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ from wmtp.weighting.scorers.base import Need
 def labelled_documents(
     recipe: Recipe, config: Config, tokenizer: PreTrainedTokenizerFast
 ) -> tuple[Labelled, Labelled]:
-    """Documents to learn values from, and held-out ones, which answer other prompts.
+    """Documents to learn values from, and held-out documents for other prompts.
 
     Args:
         recipe: of stage 1.

@@ -23,7 +23,7 @@ from wmtp.metrics import finite
 from wmtp.weighting.advantage import document_means, monte_carlo_targets, value_targets
 
 EXPLOSION = 1e4
-"""A value so many times larger than the largest reward makes the step's loss NaN, and the step is skipped."""
+"""A value this many times the largest reward makes the step's loss NaN, so that the step is skipped."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class ValueOutput:
-    """What one micro-batch contributes: its share of the loss, and its values where they are learnt, [n]."""
+    """Result of one micro-batch: its share of the loss, and its values where they are learnt, [n]."""
 
     loss: Tensor
     values: Tensor
@@ -80,7 +80,7 @@ class ValueLearner(nn.Module):
         return self.recipe.critic
 
     def prepare(self, batches: Sequence[Batch], step: int) -> list[dict[str, Any]]:
-        """How many positions, or pairs, the step has, and when it is time, a new copy of the head."""
+        """Count the step's positions, or pairs, and renew the copy of the head when it is due."""
         if self.config.objective == "gae" and step % self.config.refresh_every == 0:
             for name, value in self._head_copy().items():
                 self._target_head[name] = value
@@ -128,7 +128,7 @@ class ValueLearner(nn.Module):
         return {"value_mean": finite(mean), "value_std": finite(deviation)}
 
     def validate(self, held_out: Labelled, world: World, alive: Callable[[], None]) -> dict[str, Any]:
-        """How well the values of held-out documents tell good ones from bad: `value_metrics`."""
+        """How well values of held-out documents separate good ones from bad: `value_metrics`."""
         means, lasts, rewards = self._by_document(held_out, world, alive)
         if not (np.abs([means, lasts]) <= EXPLOSION * max(1.0, np.abs(rewards).max())).all():
             # Their order may still look good by chance, and the head is of no use.

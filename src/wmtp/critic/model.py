@@ -72,13 +72,13 @@ class Critic(nn.Module):
 
 
 def head_inputs(batch: Batch, hidden_bsd: Tensor, embeddings_bsd: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What a value head reads at each position, [B, S, D] each; before a document's first token there was nothing."""
+    """Inputs of a value head at each position, [B, S, D] each; zero before a document's first token."""
     before_bsd = shift_right(hidden_bsd).where(has_previous(batch.document_ids)[..., None], 0.0)
     return hidden_bsd, before_bsd, embeddings_bsd
 
 
 def untrained_critic(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, *, with_weights: bool) -> Critic:
-    """The critic that stage 1 starts from: V = 0 everywhere, and a backbone of which what `critic.trunk` says learns.
+    """The critic that stage 1 starts from: V = 0 everywhere, and a backbone that learns as `critic.trunk` says.
 
     Args:
         with_weights: whether the backbone gets any; else its parameters have shapes only.
@@ -134,7 +134,7 @@ def save_critic(
     """Write `value_head.safetensors` with its fingerprint, and beside it the backbone if that was trained.
 
     Args:
-        whole: gives the whole of a parameter that may be sharded; called on every rank alike.
+        whole: returns the full parameter if it is sharded; called on every rank.
         is_first: whether this rank writes.
     """
     head = _gathered(critic.head, whole, is_first)
@@ -161,7 +161,7 @@ def save_critic(
 
 
 def critic_folder(path: Path) -> Path:
-    """Where the head is: the folder itself, or the best one of a run's stage 1.
+    """Folder of the head: the given one, or the best one of a run's stage 1.
 
     Raises:
         WMTPError: it is in neither.

@@ -1,4 +1,4 @@
-"""Rewards from a model that was trained to give them."""
+"""Rewards from a trained reward model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +37,7 @@ def reward_model_rewards(
     dtype: torch.dtype,
     cache: Path,
 ) -> NDArray[np.float64]:
-    """[rows] float64: what a sequence classifier with one label says of each prompt followed by its completion.
+    """[rows] float64: outputs of a sequence classifier with one label for each prompt followed by its completion.
 
     The texts get the special tokens that the model's own tokenizer adds. The rewards are kept in `cache`, so that the
     same model need not read the same texts again; what is there but damaged is written anew.
@@ -146,8 +146,8 @@ def _load_model(location: str, config: PreTrainedConfig, dtype: torch.dtype) -> 
 def _score(model: PreTrainedModel, tokens: Sequence[Sequence[int]], batch_size: int) -> NDArray[np.float64]:
     """[rows] float64; texts are padded on the right, where no token sees it.
 
-    What several rows have in common is scored once: in different batches it would be rounded differently, and then
-    be better than itself.
+    Equal texts are scored once: different batches would round them differently, and one would seem better than the
+    other.
     """
     numbers: dict[tuple[int, ...], int] = {}
     places = [numbers.setdefault(tuple(ids), len(numbers)) for ids in tokens]

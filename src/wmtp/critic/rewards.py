@@ -1,4 +1,4 @@
-"""One reward for every row, and what rewards say about answers to the same prompt."""
+"""Rewards of rows, and comparisons of answers to the same prompt."""
 
 import sys
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def check_rewards(rewards: NDArray[np.float64], where: str) -> None:
 
 
 def field_rewards(rows: Sequence[Row], field: str, where: str) -> NDArray[np.float64]:
-    """[rows] float64: what a field of numbers or bools holds; `where` names the rows' origin in errors.
+    """[rows] float64: values of a field of numbers or bools; `where` names the rows' origin in errors.
 
     Raises:
         WMTPError: a row lacks the field or holds something else in it, or all rows hold the same.
@@ -57,14 +57,14 @@ def verifier_rewards(
 ) -> NDArray[np.float64]:
     """[rows] float64: 1 where a completion passes its row's own tests in the sandbox, otherwise 0.
 
-    What was judged once is not executed again: verdicts are kept in `cache` (see `judge_once`).
+    No program runs twice: verdicts are kept in `cache` (see `judge_once`).
 
     Args:
         rows: with `test_list` and, where the tests need it, `test_setup_code`.
         completions: whole programs.
 
     Raises:
-        WMTPError: nobody allowed execution, a row has no tests, the sandbox could not judge a program, or all
+        WMTPError: execution was not allowed, a row has no tests, the sandbox could not judge a program, or all
             rewards are equal.
     """
     require_consent(config)

@@ -1,4 +1,4 @@
-"""The critic's value head: what reward to expect after reading a token, from its hidden state."""
+"""The critic's value head: predicts the reward after a token from its hidden state."""
 
 import hashlib
 import pickle
@@ -47,7 +47,7 @@ class ValueHead(nn.Module):
 
     @classmethod
     def linear(cls, hidden_size: int) -> "ValueHead":
-        """V(h) = w · h + b, how most code builds a value head."""
+        """V(h) = w · h + b, the usual form of a value head."""
         head = cls(hidden_size)
         head.body = nn.Identity()
         head.surprise = None
@@ -98,7 +98,7 @@ def _random_linear(size: int, generator: torch.Generator) -> nn.Linear:
 
 
 def save_value_head(head: ValueHead, folder: Path, fingerprint: dict[str, str]) -> None:
-    """Write a head into an existing folder, and beside it what it belongs to.
+    """Write a head into an existing folder, and beside it a description of what it belongs to.
 
     Each file is replaced atomically. The description holds the checksum of the weights, so that after a crash between
     the two, as after any damage, loading refuses.
@@ -127,7 +127,7 @@ def load_value_head(
 
     Args:
         hidden_size: D of the hidden states that the head will read.
-        expected: what the head must belong to, compared with what `save_value_head` was told. A `value_head.pt` does
+        expected: what the head must belong to: the fingerprint given to `save_value_head`. A `value_head.pt` does
             not say what it belongs to and is taken on trust.
     Raises:
         WMTPError: there is none, it is damaged, belongs to something else, or is no head for this hidden size.
@@ -202,7 +202,7 @@ def _not_tensors(path: Path, found: str) -> str:
 
 
 def _head(path: Path, tensors: dict[str, Tensor], hidden_size: int) -> ValueHead:
-    """A head with these weights, all of which are looked at before any is used."""
+    """A head with these weights, all of which are checked before any is used."""
     is_linear = len(tensors) <= 2
     head = ValueHead.linear(hidden_size) if is_linear else ValueHead(hidden_size)
     part = head.output if is_linear else head

@@ -15,17 +15,17 @@ from wmtp.data.tokenizer import encode
 from wmtp.errors import WMTPError, one_line
 
 USER, SYSTEM, ANSWER = "\ue001\ue001", "\ue002\ue002", "\ue003\ue003"
-"""Stand for the messages while the template's own text is looked for; for private use."""
+"""Private-use characters that stand for the messages while the template's own text is found."""
 DATE = "26 Jul 2024"
-"""What templates of Llama 3 that name the day are given, which is also their default: prompts stay as they are."""
+"""The date given to templates that name one (Llama 3), which is their default, so that prompts never change."""
 
 
 class Chat:
     """A tokenizer's chat template.
 
     Attributes:
-        end: control token behind an answer; None where the template has none there.
-        end_text: text behind an answer, where that is no control token; None without.
+        end: control token after an answer; None if the template has none there.
+        end_text: text after an answer that is no control token, or None.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, system: str | None = None) -> None:
@@ -54,7 +54,7 @@ class Chat:
         return self._render(message, self._system)
 
     def ids(self, message: str) -> list[int]:
-        """The prompt's token ids: those of transformers' `apply_chat_template`, but for control tokens in a message.
+        """The prompt's token ids: as by transformers' `apply_chat_template`, except for control tokens in a message.
 
         Raises:
             WMTPError: a message holds a control token, and the template, or the tokenizer, leaves no way to tell.
@@ -91,7 +91,7 @@ class Chat:
         return None, self._control.split(behind)[0].strip() or None
 
     def _spans(self, message: str) -> list[tuple[str, bool]]:
-        """The rendered prompt in parts, each with whether it is the template's own."""
+        """The rendered prompt in parts, each marked as the template's own or not."""
         outline = self._render(USER, SYSTEM)
         order = [USER] if self._system is None else sorted((USER, SYSTEM), key=outline.index)
         contents = {USER: message, SYSTEM: self._system or ""}
@@ -106,7 +106,7 @@ class Chat:
         return spans
 
     def _as_written(self, place: str, content: str) -> str:
-        """What the template makes of a message, stripped for instance."""
+        """A message as the template renders it, for instance stripped."""
         values = {USER: USER, SYSTEM: SYSTEM, place: content}
         before, _, behind = self._render(USER, SYSTEM).partition(place)
         rendered = self._render(values[USER], values[SYSTEM])
@@ -117,7 +117,7 @@ class Chat:
         return ids
 
     def _spliced(self, spans: Sequence[tuple[str, bool]]) -> list[int]:
-        """Ids in which only the template's own control tokens are some; what is between two of them is one text."""
+        """Ids in which only the template's own control tokens count as such; between two of them is one text."""
         parts: list[str] = [""]
         for text, is_own in spans:
             first, *rest = self._split(text) if is_own else [text]
@@ -131,7 +131,7 @@ class Chat:
         return ids
 
     def _split(self, text: str) -> list[str]:
-        """Text and control tokens in turn, text first and last."""
+        """Text and control tokens, alternating, text first and last."""
         parts, last = list[str](), 0
         for token in self._control.finditer(text):
             parts += [text[last : token.start()], token[0]]
@@ -147,5 +147,5 @@ class Chat:
 
 
 def _either(tokens: Mapping[str, Any]) -> re.Pattern[str]:
-    """Matches any of the tokens, the longest first; nothing where there are none."""
+    """Matches any of the tokens, the longest first; nothing if there are none."""
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")

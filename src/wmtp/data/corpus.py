@@ -1,4 +1,4 @@
-"""From `data:` in a recipe to tokenised training and validation documents."""
+"""Turns `data:` in a recipe into tokenised training and validation documents."""
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -30,7 +30,7 @@ BUILT_IN = {
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of each split as they came, which of their fields are learnt from, and what to know of the splits."""
+    """The rows of each split, the fields to learn from, and notes about the splits."""
 
     train: list[Row]
     validation: list[Row]
@@ -41,7 +41,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Data:
-    """Everything that training reads."""
+    """All data of a training run."""
 
     rows: Rows
     tokenizer: PreTrainedTokenizerFast
@@ -49,7 +49,7 @@ class Data:
     validation: TokenDataset
 
     def summary(self) -> dict[str, Any]:
-        """What of each split is learnt from, what was left out of it, and both in words."""
+        """For each split, counts of what is learnt from and left out, and lines that say so."""
         splits = {"training": self.train, "validation": self.validation}
         return {
             **{name: split.summary() for name, split in splits.items()},
@@ -58,7 +58,7 @@ class Data:
 
     @property
     def notes(self) -> list[str]:
-        """What was left out or changed on the way from the source to the tokens, in words."""
+        """Lines about what was left out or changed between source and tokens."""
         own = {"training": self.train, "validation": self.validation}
         return [
             *self.rows.notes,
@@ -78,7 +78,7 @@ def load_rows(recipe: Recipe) -> Rows:
 def load_data(recipe: Recipe, cache: Path) -> Data:
     """Rows, tokenizer (given, the backbone's, or trained on all training rows) and token data sets.
 
-    What was left out is told on standard error.
+    Notes on standard error say what was left out.
 
     Raises:
         WMTPError: unknown source, missing file or field, or nothing left to learn for a head.
@@ -114,7 +114,7 @@ def load_data(recipe: Recipe, cache: Path) -> Data:
 
 
 def _check_learnable(recipe: Recipe, train: TokenDataset) -> None:
-    """Refuse data in which no completion has text, or no document reaches as far as the last head."""
+    """Refuse data in which no completion has text, or no document is long enough for the last head."""
     kept = train.counts.documents - train.counts.left_out
     if train.counts.empty == kept:
         raise WMTPError(
@@ -138,7 +138,7 @@ def _chosen_rows(source: Rows, data: DataConfig) -> Rows:
 
 @lru_cache(maxsize=2)
 def tinycode_corpus(config: TinycodeConfig) -> tinycode.Corpus:
-    """The generated benchmark of `data.tinycode`; shared, not to be changed."""
+    """The generated benchmark of `data.tinycode`; shared, so do not change it."""
     with working("generate tinycode"):
         return tinycode.generate(config)
 

@@ -1,4 +1,4 @@
-"""Rows to tokens: documents, one after the other, with what is supervised."""
+"""Tokenises rows into documents, one after the other, with a mask of supervised tokens."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ Overlong = Literal["error", "split", "truncate", "drop"]
 
 @dataclass(frozen=True)
 class Document:
-    """What is learnt from one row: the completion, given the prompt; plain text has an empty prompt.
+    """One row to learn from: the completion, given the prompt; plain text has an empty prompt.
 
-    `place` is where the row stands, for errors.
+    `place` names the row in errors.
     """
 
     prompt: str
@@ -35,7 +35,7 @@ class Document:
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the documents of a split.
+    """Documents of a split by what happened to them.
 
     documents: that were read.
     sequence_length: of a row, in tokens.
@@ -58,11 +58,11 @@ class Counts:
 
     @property
     def left_out(self) -> int:
-        """Whole documents that are left out."""
+        """Number of whole documents left out."""
         return self.blank + self.overlong + self.unsupervised
 
     def describe(self) -> list[str]:
-        """What was left out or cut, in words; nothing where every document is whole."""
+        """Lines about what was left out or cut; none if every document is whole."""
         row = f"data.sequence_length {self.sequence_length}"
         reasons = {
             "without text": self.blank,
@@ -90,7 +90,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class TokenDataset:
-    """Documents of at most a row's length, end to end.
+    """Documents no longer than a row, end to end.
 
     tokens: [T] int32; supervised: [T] bool, whether a token may be a target; offsets: [documents + 1] int64;
     sources: [documents] int64, the row each document came from; starts: [documents] int64, how many of that row's
@@ -119,7 +119,7 @@ class TokenDataset:
         return np.arange(len(self.tokens)) - np.repeat(self.offsets[:-1], self.lengths)
 
     def summary(self) -> dict[str, int]:
-        """How much is learnt from, and what became of the documents that were read (`Counts`)."""
+        """Numbers of documents and tokens, and what happened to the documents read (`Counts`)."""
         counts = {name: count for name, count in asdict(self.counts).items() if name != "sequence_length"}
         return {"tokens": len(self.tokens), "supervised_tokens": int(self.supervised.sum()), **counts}
 
@@ -155,9 +155,8 @@ def tokenise(
 ) -> TokenDataset:
     """Prompt, completion and an end token, of which the completion and the end token are supervised.
 
-    What stands in front of every document (`document_start`) stands in front of every piece, and is no target.
-    Documents and pieces of which nothing can be learnt are left out and counted. A document that is truncated keeps
-    its beginning and has no end token.
+    Every document and every piece begins with `document_start`, which is no target. Documents and pieces without a
+    token to learn are left out and counted. A truncated document keeps its beginning and has no end token.
 
     Args:
         name: of the documents, for errors.

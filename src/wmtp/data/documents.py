@@ -1,4 +1,4 @@
-"""Rows to documents: what of a row is learnt from."""
+"""Turns rows into documents: the part of a row to learn from."""
 
 from collections.abc import Sequence
 
@@ -26,11 +26,11 @@ def _document(row: Row, fields: FieldsConfig) -> Document:
 
 
 def content(row: Row, fields: FieldsConfig) -> tuple[str, ...]:
-    """What is learnt from a row, whatever its white space: rows of equal content are the same to a model."""
+    """Content to learn from, ignoring white space: rows of equal content are the same to a model."""
     names = [name for name in (fields.text, fields.prompt, fields.completion) if name is not None]
     return tuple(" ".join(str(row.get(name)).split()) for name in names)
 
 
 def question(row: Row, fields: FieldsConfig) -> str:
-    """What must not stand on both sides of a split: the prompt or, where there is none, the text."""
+    """The key that must not be on both sides of a split: the prompt or, without one, the text."""
     return next((part for part in content(row, fields) if part), "")

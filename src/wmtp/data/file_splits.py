@@ -1,4 +1,4 @@
-"""The rows of files as splits that share no content."""
+"""Splits rows of files so that no two splits share content."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from wmtp.errors import WMTPError
 
 @dataclass
 class Splits:
-    """Rows by split, and what a user should know of how they came about."""
+    """Rows by split, and notes for the user about how they came about."""
 
     train: list[Row]
     validation: list[Row]
@@ -24,8 +24,8 @@ class Splits:
 def file_rows(data: DataConfig) -> Splits:
     """The splits of `data.source`: as files name them, as `data.validation` names one, or a share held out.
 
-    Rows of equal content stand in one split only: those of the test split are left out of the others, and those of
-    the validation split out of training. Rows with equal prompts are held out together.
+    Rows of equal content are in one split only: those of the test split are left out of the others, and those of the
+    validation split out of training. Rows with equal prompts are held out together.
 
     Raises:
         WMTPError: no such file or one that cannot be read, no training rows, or nothing that can be held out.
@@ -69,7 +69,7 @@ def _names(files: Files) -> str:
 
 
 def _hold_out(splits: Splits, data: DataConfig) -> Splits:
-    """Some of the training rows: all that answer some of the prompts; of plain texts, all that equal some."""
+    """Hold out training rows: all answers to some of the prompts, or all copies of some plain texts."""
     share, rows, same = data.validation, splits.train, data.fields.text or data.fields.prompt
     assert isinstance(share, float)
     groups = group_numbers([question(row, data.fields) for row in rows])
@@ -96,7 +96,7 @@ def _hold_out(splits: Splits, data: DataConfig) -> Splits:
 
 
 def _without_copies(splits: Splits, fields: FieldsConfig) -> Splits:
-    """Each content in one split only: test keeps its rows before validation, and validation before training."""
+    """Keep each content in one split only: test has precedence over validation, and validation over training."""
     notes = list(splits.notes)
 
     def without(rows: list[Row], known: set[tuple[str, ...]], name: str, others: str) -> list[Row]:

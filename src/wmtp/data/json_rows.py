@@ -1,4 +1,4 @@
-"""Rows of JSON files, each with the place where it stands, so that an error about one names its file and line."""
+"""Reads rows of JSON files with their places, so that an error names file and line."""
 
 import gzip
 import json
@@ -16,7 +16,7 @@ UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_json_lines(path: Path) -> Iterator[PlacedRow]:
-    """The rows of a file with an object on each line, compressed where its name ends in .gz; blank lines are none.
+    """Rows of a file with an object on each line, compressed if its name ends in .gz; blank lines are skipped.
 
     Raises:
         WMTPError: the file cannot be read, or a line is not a JSON object in UTF-8.
@@ -55,7 +55,7 @@ def read_json_list(path: Path) -> Iterator[PlacedRow]:
 
 
 def unreadable(path: Path, error: Exception) -> WMTPError:
-    """What to raise when a data file cannot be read."""
+    """The error to raise when a data file cannot be read."""
     return WMTPError(f"{path}: cannot be read: {joined_lines(error)}")
 
 
@@ -63,7 +63,7 @@ def _parse(text: bytes, place: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object)
     except _RepeatedKey as error:
-        raise WMTPError(f"{place}: the key {error.args[0]!r} stands twice in an object") from None
+        raise WMTPError(f"{place}: the key {error.args[0]!r} occurs twice in an object") from None
     except (ValueError, RecursionError) as error:
         raise WMTPError(f"{place}: not JSON: {one_line(error)}") from None
 

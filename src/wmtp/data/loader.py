@@ -22,9 +22,9 @@ class Batch:
     """Packed rows, all tensors [B, S].
 
     document_ids count from 1 within a row, 0 is padding; position_ids restart with each document;
-    token_keys is a token's place in the data set (-1: padding); columns are what else is known of each token
-    beforehand, float32, NaN in padding: `reference_ce`, the reference model's cross-entropy of the token itself (NaN
-    for the first of a document), `rewards` and `advantages`, of its whole document.
+    token_keys is a token's place in the data set (-1: padding); columns hold what else is known of each token,
+    float32, NaN in padding: `reference_ce`, the reference model's cross-entropy of the token itself (NaN for the
+    first of a document), `rewards` and `advantages`, of its whole document.
     """
 
     ids: Tensor
@@ -47,7 +47,7 @@ class Batch:
 
 
 Columns = Mapping[str, NDArray[np.floating[Any]]]
-"""By name, [T] values, one for every token of a data set."""
+"""By name, [T] values, one for each token of a data set."""
 
 
 def pack(lengths: Sequence[int], order: Sequence[int], sequence_length: int) -> list[list[int]]:
@@ -121,7 +121,7 @@ class Loader:
     its share of those, in micro-batches. Resuming with another number of ranks continues the same order.
 
     Args:
-        columns: what batches carry along.
+        columns: columns that batches carry.
         units: documents that stay together, one behind the other in a row; by default every one is on its own.
     """
 
@@ -154,7 +154,7 @@ class Loader:
 
     @property
     def rows_per_epoch(self) -> int:
-        """Packed rows of the present epoch."""
+        """Packed rows of the current epoch."""
         return len(self._rows)
 
     def __iter__(self) -> Iterator[list[Batch]]:
@@ -177,7 +177,7 @@ class Loader:
         return collate(self.dataset, first, self.shape.sequence_length, self.columns)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the next step starts."""
+        """State from which the next step starts."""
         return {
             "epoch": self.epoch,
             "next_row": self.next_row,
@@ -205,7 +205,7 @@ class Loader:
 
     @cached_property
     def _column_digests(self) -> dict[str, str]:
-        """Of the columns in memory; those on disk carry fingerprints of their own."""
+        """Fingerprints of the columns in memory; those on disk have their own."""
         in_memory = {n: c for n, c in (self.columns or {}).items() if not isinstance(c, np.memmap)}
         return {name: hashlib.sha256(c.tobytes()).hexdigest() for name, c in in_memory.items()}
 

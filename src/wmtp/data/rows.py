@@ -1,4 +1,4 @@
-"""Rows as they come from a source: their fields, and the place where each stands."""
+"""Rows of a source: their fields and places."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,7 +36,7 @@ class Row(dict[str, Any]):
 
 
 def refuse_half_pairs(text: str, place: str) -> None:
-    """Refuse what JSON can spell and UTF-8 cannot, naming the place and the character."""
+    """Refuse text that JSON can spell but UTF-8 cannot, naming the place and the character."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

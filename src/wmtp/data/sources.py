@@ -1,4 +1,4 @@
-"""Rows of files: JSON lines, JSON and Parquet; one file, the files of a folder, or what a glob matches."""
+"""Reads rows of JSON lines, JSON and Parquet: one file, the files of a folder, or those a glob matches."""
 
 import glob
 import os
@@ -15,12 +15,12 @@ from wmtp.errors import WMTPError
 from wmtp.storage import local_copy
 
 UNREADABLE = (".csv", ".tsv", ".ndjson", ".arrow", ".feather", ".zst", ".xz", ".bz2", ".zip", ".tar", ".gz")
-"""Ends of names of files that hold data, but are not read."""
+"""Suffixes of files that hold data but cannot be read."""
 ABOUT_DATA = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
-"""Files beside data sets that describe them."""
+"""Files that describe the data sets beside them."""
 
 Files = dict[Split | None, list[Path]]
-"""Files by split; of none are those that the user named one by one, or that lie in a folder without splits."""
+"""Files by split; files named one by one, or in a folder without splits, belong to none."""
 
 
 def find_files(path: str) -> Files:

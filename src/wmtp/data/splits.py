@@ -1,4 +1,4 @@
-"""Which rows are learnt from, and which are kept apart: by names of files, or in groups of equal rows."""
+"""Chooses rows to train on and to hold out: by names of files, or in groups of equal rows."""
 
 import re
 from collections import Counter
@@ -23,13 +23,13 @@ SPLIT_NAMES: dict[str, Split] = {
     "test": "test",
     "testing": "test",
 }
-"""What splits are called in names of files and folders."""
+"""Names of splits in file and folder names."""
 
 
 def split_of(path: Path, root: Path) -> Split | None:
     """The split that a file below `root` belongs to by its own name or, without one, by its nearest folder's.
 
-    A name counts where it stands between signs that are no letters: `test.jsonl`, `my-train_2.jsonl`,
+    A name counts between characters that are no letters: `test.jsonl`, `my-train_2.jsonl`,
     `data/dev/a.jsonl`, `train-00000-of-00002.parquet`.
 
     Raises:
@@ -52,7 +52,7 @@ def group_numbers(keys: Sequence[Hashable]) -> NDArray[np.int64]:
 
 
 def held_out(groups: NDArray[np.int64], share: float, seed: int = 0) -> NDArray[np.bool_]:
-    """Whole groups with as nearly `share` of the rows as groups can have, and never none or all of them.
+    """Whole groups whose share of the rows is as near to `share` as possible; never none or all of them.
 
     Groups are taken in a fixed random order as long as they fit; where that misses the share, the sizes that come
     nearest decide.
@@ -79,7 +79,7 @@ def held_out(groups: NDArray[np.int64], share: float, seed: int = 0) -> NDArray[
 
 
 def nearest_sum(available: Mapping[int, int], wanted: int) -> dict[int, int]:
-    """How many of each size add up to nearly `wanted`, but neither to 0 nor to all; of two equally near, to less.
+    """How many of each size add up most nearly to `wanted`, but not to 0 or all; the smaller of two equally near.
 
     Args:
         available: how many there are of each size, two or more altogether.
@@ -101,7 +101,7 @@ def nearest_sum(available: Mapping[int, int], wanted: int) -> dict[int, int]:
 
 
 def _binary_parts(count: int) -> list[int]:
-    """Numbers of which some add up to each number from 0 to `count`."""
+    """Numbers whose subsets add up to every number from 0 to `count`."""
     parts = []
     part = 1
     while count > part:

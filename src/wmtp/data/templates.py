@@ -1,4 +1,4 @@
-"""Prompts, written once: a model is asked in the words that it was trained on."""
+"""Prompt templates, shared by training and evaluation."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,7 @@
 """A byte-level BPE trained on the data, or any tokenizer of transformers; texts to token ids and back.
 
 Ids do not depend on what is saved with a tokenizer beside its vocabulary: no truncation, padding, dropout or added
-tokens. Text never becomes a control token: `<|end|>` in a text is spelt, as any other text.
+tokens. Text never becomes a control token: `<|end|>` in a text is encoded like any other text.
 """
 
 import json
@@ -30,7 +30,7 @@ PROBES = (
     "CamelCase snake_case kebab-case https://example.org/?q=a%20b&c=[1]",
     "A\r\nB\rC \u2028 <s> </s> <|endoftext|> [CLS] <unk>",
 )
-"""Texts on which two tokenizers that give the same ids are taken to be the same."""
+"""Probes: two tokenizers that give the same ids for these texts count as the same."""
 
 
 def train_tokenizer(
@@ -147,7 +147,7 @@ def _without_saved_state(backend: Tokenizer) -> None:
 
 
 def first_difference(one: Tokenizer, other: Tokenizer, texts: Sequence[str] = PROBES) -> str | None:
-    """The first piece of text to which two tokenizers give different ids; None where they agree."""
+    """The first piece of text for which two tokenizers give different ids; None if they agree."""
 
     def differs(text: str) -> bool:
         return _spelt(one, [text])[0].ids != _spelt(other, [text])[0].ids
@@ -158,7 +158,7 @@ def first_difference(one: Tokenizer, other: Tokenizer, texts: Sequence[str] = PR
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerFast) -> str:
-    """Hex digest of everything that decides which ids a document gets; what others' calls put around it does not."""
+    """Hex digest of everything that decides a document's ids, but not of what other tools put around it."""
     start, backend = document_start(tokenizer), tokenizer.backend_tokenizer
     frame = backend.post_processor
     backend.post_processor = _frame(None)
@@ -174,7 +174,7 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
 
 @lru_cache(maxsize=8)
 def control_ids(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
-    """Ids that stand for no text: special tokens, but for that of unknown text."""
+    """Ids that stand for no text: special tokens, except the one for unknown text."""
     special = {id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special}
     named = {*special, *tokenizer.all_special_ids}
     if tokenizer.unk_token not in (tokenizer.eos_token, tokenizer.bos_token, tokenizer.pad_token):
@@ -185,7 +185,7 @@ def control_ids(tokenizer: PreTrainedTokenizerFast) -> frozenset[int]:
 def encode(
     tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], places: Sequence[str] | None = None
 ) -> list[list[int]]:
-    """Token ids of each text, without special tokens, and with what looks like one spelt as text.
+    """Token ids of each text, without special tokens; what looks like one is encoded as text.
 
     Args:
         places: where each text comes from, for errors.
@@ -205,7 +205,7 @@ def encode(
 
 
 def places_in_text(tokenizer: PreTrainedTokenizerFast, text: str) -> list[tuple[int, int]]:
-    """Where each token that `encode` gives stands in the text: [start, end) in characters."""
+    """Place of each token that `encode` gives: [start, end) in characters of the text."""
     backend = tokenizer.backend_tokenizer
     backend.encode_special_tokens = True
     offsets: list[tuple[int, int]] = backend.encode(text, add_special_tokens=False).offsets
@@ -219,7 +219,7 @@ def _spelt(backend: Tokenizer, texts: Sequence[str]) -> list[Encoding]:
 
 
 def choose_document_start(tokenizer: PreTrainedTokenizerFast, bos: bool | Literal["auto"]) -> None:
-    """Decide which ids stand in front of every document, and keep that with the tokenizer (`document_start`).
+    """Decide which ids begin every document, and store them with the tokenizer (`document_start`).
 
     Calls with special tokens, as others make them, then give the same start and nothing else.
 
@@ -244,7 +244,7 @@ def choose_document_start(tokenizer: PreTrainedTokenizerFast, bos: bool | Litera
 
 
 def _frame(token: tuple[str, int] | None) -> processors.TemplateProcessing:
-    """Puts this token and its id in front of a text, and nothing else, where special tokens are asked for."""
+    """Post-processor that puts only this token in front of a text when special tokens are asked for."""
     if token is None:
         return processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
     name = token[0]
@@ -254,26 +254,25 @@ def _frame(token: tuple[str, int] | None) -> processors.TemplateProcessing:
 
 
 def document_start(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """The ids in front of every document: of training, evaluation and generation alike."""
+    """Ids that begin every document, in training, evaluation and generation alike."""
     return list(tokenizer.init_kwargs.get(_START, []))
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts with which a document begins."""
+    """Token ids of texts at the start of a document."""
     start = document_start(tokenizer)
     return [[*start, *ids] for ids in encode(tokenizer, prompts)]
 
 
 def decode(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int]) -> str:
-    """The text of tokens, nothing cleaned up."""
+    """Text of the tokens, without clean-up."""
     text: str = tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)
     return text
 
 
 def completion_anchor(tokenizer: PreTrainedTokenizerFast) -> str:
-    """The text behind which completions are encoded: none unless the tokenizer puts a space before every text.
-
-    SentencePiece's do, which is right where a document begins and wrong where it goes on.
+    """The text after which completions are encoded; empty unless the tokenizer puts a space before every text.
+    SentencePiece does, which is right at the start of a document and wrong after it.
     """
     [letter] = encode(tokenizer, ["a"])
     return "" if decode(tokenizer, [*letter, *letter]) == "aa" else _ANCHOR
@@ -285,7 +284,7 @@ def encode_completions(
     completions: Sequence[str],
     places: Sequence[str] | None = None,
 ) -> list[list[int]]:
-    """Token ids of each completion as it stands behind its prompt; behind an empty one a document begins.
+    """Token ids of each completion after its prompt; after an empty prompt a document begins.
 
     Raises:
         WMTPError: a completion holds a control token that cannot be spelt, or its tokens cannot be told from those
@@ -306,7 +305,7 @@ def encode_completions(
 
 
 def decode_completion(tokenizer: PreTrainedTokenizerFast, tokens: Sequence[int]) -> str:
-    """The text of tokens that stand behind a prompt, with the space that SentencePiece's lose where a text begins."""
+    """Text of tokens that follow a prompt, with the leading space that SentencePiece drops from a text."""
     [letter] = encode(tokenizer, ["a"])
     before = decode(tokenizer, letter)
     return decode(tokenizer, [*letter, *tokens])[len(before) :]

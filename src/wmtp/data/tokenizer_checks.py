@@ -1,4 +1,4 @@
-"""What a tokenizer has to show before anything is learnt with it: texts come back, and others read it alike."""
+"""Checks a tokenizer before training: texts survive encoding, and other tools read it the same way."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from wmtp.data.tokenizer import decode, encode, encode_completions, first_differ
 from wmtp.errors import WMTPError
 
 SAMPLE, LENGTH = 200, 10_000
-"""Texts that are tried, and characters of each."""
+"""Number of texts tried, and of characters of each."""
 _SHOWN = 12
 
 
 def check_round_trip(
     tokenizer: PreTrainedTokenizerFast, documents: Sequence[Document], allow_lossy: bool
 ) -> str | None:
-    """Compare a sample of documents with what the tokens of prompt and completion decode to.
+    """Compare a sample of documents with their text after encoding and decoding.
 
     A space in front, which some tokenizers add to every text, and the composition of accents (NFC) do not count.
 
@@ -62,7 +62,7 @@ def _plain(text: str) -> str:
 
 
 def _difference(text: str, found: str) -> str:
-    """Where two texts part, with what is around."""
+    """Where two texts differ, with some context."""
     place = next((i for i, (a, b) in enumerate(zip(text, found, strict=False)) if a != b), len(found))
     start = max(0, place - _SHOWN)
     one, other = (each[start : place + _SHOWN] for each in (text, found))
@@ -70,7 +70,7 @@ def _difference(text: str, found: str) -> str:
 
 
 def check_as_exported(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig) -> None:
-    """Refuse a tokenizer that AutoTokenizer would read otherwise beside a model of this configuration.
+    """Refuse a tokenizer that AutoTokenizer would read differently beside a model of this configuration.
 
     Raises:
         WMTPError: it would.

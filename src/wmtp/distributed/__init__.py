@@ -1,1 +1,1 @@
-"""Processes that train together: their group, collectives, and agreement about what each of them did."""
+"""Processes that train together: their group, their collectives, and agreement on success or failure."""

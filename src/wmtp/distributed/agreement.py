@@ -1,4 +1,4 @@
-"""What all processes do, or none: an error on one of them is an error on every one."""
+"""Agreement between processes: an error on one becomes an error on all."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -14,11 +14,11 @@ from wmtp.rank import RankLost
 T = TypeVar("T")
 
 ENVIRONMENTAL = (WMTPError, OSError, RuntimeError, MemoryError, SafetensorError)
-"""Failures that one line explains. Anything else is a fault of the program and keeps its traceback."""
+"""Failures that one line explains. Anything else is a bug and keeps its traceback."""
 
 
 def agree(action: Callable[[], T], group: ProcessGroup | None) -> list[T]:
-    """What `action` returns on every rank, in their order.
+    """Run `action` on every rank; return its results in order of rank.
 
     Raises:
         WMTPError: it failed on some rank; every rank raises it. RankLost: a rank is gone.
@@ -38,7 +38,7 @@ def agree(action: Callable[[], T], group: ProcessGroup | None) -> list[T]:
 
 
 def blame(reasons: dict[int, str], ranks: int) -> str:
-    """The first of the ranks' reasons; with its rank, unless they are all the same."""
+    """The first of the ranks' reasons, with its rank unless all ranks give the same."""
     first = min(reasons)
     if len(reasons) == ranks and len(set(reasons.values())) == 1:
         return reasons[first]

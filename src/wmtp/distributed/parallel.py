@@ -1,4 +1,4 @@
-"""The model over several processes: replicated (DDP), or sharded (FSDP2), also in replicated groups (HSDP)."""
+"""The model over several processes: replicated (DDP), sharded (FSDP2), or sharded within replicated groups (HSDP)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -26,7 +26,7 @@ REPLICATED_PARAMETERS = 300_000_000
 
 
 def is_sharded(devices: DevicesConfig, parameters: int, world: World) -> bool:
-    """Whether these processes share one model out among them."""
+    """Whether the model is sharded over these processes."""
     if world.group is None or devices.parallel == "ddp":
         return False
     asked = devices.parallel == "fsdp" or devices.mesh is not None or devices.cpu_offload
@@ -34,7 +34,7 @@ def is_sharded(devices: DevicesConfig, parameters: int, world: World) -> bool:
 
 
 def replicate(module: nn.Module, world: World) -> nn.Module:
-    """The module, on its device and with gradients averaged over the processes."""
+    """The module on its device, with gradients averaged over the processes."""
     module.to(world.device)
     if world.group is None:
         return module
@@ -52,7 +52,7 @@ def shard(
     compute_dtype: torch.dtype,
     methods: Sequence[str],
 ) -> None:
-    """Shard every layer and head on its own, and with the root what is left: embedding, norm and unembedding.
+    """Shard every layer and head separately, and the rest (embedding, norm, unembedding) with the root.
 
     The root stays gathered from its forward to the end of its backward, so that scores and loss read one
     unembedding. Matrix products see the same bf16 weights as under autocast alone; gradients are reduced in float32.
@@ -60,7 +60,7 @@ def shard(
     Args:
         module: on rank 0 with its weights; elsewhere, or everywhere if they will be loaded, without storage.
         compute_dtype: of matrix products.
-        methods: those beside `forward` that need parameters.
+        methods: methods besides `forward` that need parameters.
     """
     mesh = _mesh(devices, world)
     offload = OffloadPolicy()
@@ -88,7 +88,7 @@ def shard(
 
 
 def accumulating(module: nn.Module, is_last: bool) -> AbstractContextManager[None]:
-    """Around a micro-batch's forward and backward: replicas communicate with the last one only."""
+    """Wrap a micro-batch's forward and backward pass: replicas communicate only in the last one."""
     if isinstance(module, DistributedDataParallel) and not is_last:
         return module.no_sync()
     if isinstance(module, FSDPModule):
@@ -97,13 +97,13 @@ def accumulating(module: nn.Module, is_last: bool) -> AbstractContextManager[Non
 
 
 def reshard(module: nn.Module) -> None:
-    """Give up what a forward without backward has gathered."""
+    """Free what a forward pass without a backward pass has gathered."""
     if isinstance(module, FSDPModule):
         module.reshard()
 
 
 def full(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that may be sharded."""
+    """The full tensor, gathered if it is sharded."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -121,7 +121,7 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _fill(unit: nn.Module, world: World) -> None:
-    """Give the unit's parameters that are not sharded yet storage, each with rank 0's values if it has them."""
+    """Allocate the unit's parameters that are not sharded yet, with rank 0's values where it has them."""
     filled: dict[nn.Parameter, nn.Parameter] = {}
     for submodule in unit.modules():
         for name, parameter in submodule._parameters.items():

@@ -1,4 +1,4 @@
-"""Processes and their collectives. No group means one process, and nothing is communicated."""
+"""Processes and their collectives. Without a group there is one process, and nothing is communicated."""
 
 import os
 from collections.abc import Iterator
@@ -23,8 +23,8 @@ from wmtp.rank import restarts, started_by_torchrun
 class World:
     """This process among those that train together.
 
-    group: all of them; saving_group: the same, for checkpoints alone, whose collectives may run beside training's;
-    store: what the processes met by. All None for a single process.
+    group: all of them; saving_group: the same processes, for checkpoints, whose collectives may run concurrently with
+    training's; store: the one used for the rendezvous. All None for a single process.
     """
 
     device: torch.device
@@ -34,7 +34,7 @@ class World:
 
     @property
     def rank(self) -> int:
-        """The place of this process."""
+        """Rank of this process."""
         return rank(self.group)
 
     @property
@@ -44,21 +44,21 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process speaks and writes for all."""
+        """Whether this process prints and writes for all."""
         return self.rank == 0
 
     def any(self, value: bool) -> bool:
-        """Whether it is true on any process."""
+        """Whether `value` is true on any process."""
         return bool(all_reduce(torch.tensor(int(value)), self.group, ReduceOp.MAX))
 
     def barrier(self) -> None:
-        """Wait until every process has come here."""
+        """Wait until every process gets here."""
         if self.group is not None:
             all_reduce(torch.zeros(()), self.group)
 
     @contextmanager
     def first_one_first(self) -> Iterator[None]:
-        """Rank 0 goes through the block before the others: what it caches, they find."""
+        """Run the block on rank 0 before the others, so that they find what it caches."""
         if not self.is_first:
             self.barrier()
         yield
@@ -68,10 +68,10 @@ class World:
 
 @contextmanager
 def processes(devices: DevicesConfig) -> Iterator[World]:
-    """Join the processes that torchrun started; alone, a group of one exists only where sharding is asked for.
+    """Join the processes that torchrun started; a single process forms a group only for sharding.
 
     Raises:
-        WMTPError: fewer GPUs than processes, or a mesh of another size.
+        WMTPError: there are fewer GPUs than processes, or the mesh has another size.
     """
     is_one_of_many = started_by_torchrun() or dist.is_initialized()
     if not is_one_of_many and devices.parallel != "fsdp":
@@ -82,7 +82,7 @@ def processes(devices: DevicesConfig) -> Iterator[World]:
     device = _local_device(devices)
     started_here = not dist.is_initialized()
     if started_here:
-        # The heartbeat ends a stuck run by then, and says who is stuck.
+        # By then the heartbeat has ended a stuck run and named the stuck rank.
         timeout = timedelta(seconds=2 * devices.collective_timeout)
         store, place, size = _meeting_place(timeout)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -109,10 +109,10 @@ def processes(devices: DevicesConfig) -> Iterator[World]:
 
 
 def _meeting_place(timeout: timedelta) -> tuple[Store, int, int]:
-    """The store that the processes meet by, this one's rank, and their number.
+    """The store of the rendezvous, this process's rank, and the number of processes.
 
-    An elastic agent keeps its store over restarts, and in it the addresses of processes that are gone; so every
-    start has keys of its own. On several machines that is left to torchrun: their agents do not count alike.
+    An elastic agent keeps its store over restarts, with the addresses of processes that are gone, so every start gets
+    its own keys. On several machines that is left to torchrun, since their agents do not count restarts alike.
     """
     if not started_by_torchrun():
         return dist.HashStore(), 0, 1  # type: ignore[attr-defined]
@@ -146,12 +146,12 @@ def world_size(group: ProcessGroup | None) -> int:
 
 
 def rank(group: ProcessGroup | None) -> int:
-    """The place of this process in the group."""
+    """Rank of this process in the group."""
     return 0 if group is None else dist.get_rank(group)
 
 
 def all_reduce(tensor: Tensor, group: ProcessGroup | None, op: ReduceOp.RedOpType = ReduceOp.SUM) -> Tensor:
-    """The element-wise sum (or maximum, minimum) over all processes; the argument is left as it is."""
+    """The element-wise sum (or maximum, minimum) over all processes; the argument is not changed."""
     if group is None:
         return tensor
     reduced = tensor.clone()
@@ -160,7 +160,7 @@ def all_reduce(tensor: Tensor, group: ProcessGroup | None, op: ReduceOp.RedOpTyp
 
 
 def all_gather_ragged(tensor: Tensor, group: ProcessGroup | None) -> list[Tensor]:
-    """Every process's tensor, in the order of ranks; only the first dimension may differ, and may be 0."""
+    """Every process's tensor, in order of rank; only the first dimension may differ, and may be 0."""
     if group is None:
         return [tensor]
     length = torch.tensor([len(tensor)], device=tensor.device)

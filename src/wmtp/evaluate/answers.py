@@ -1,4 +1,4 @@
-"""What completions are like, apart from being right: what ended them, and whether they are Python."""
+"""Statistics of completions: what ended them, and whether they are valid Python."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ from wmtp.evaluate.syntax import is_syntax_error
 
 
 def about_answers(judged: Judged, stops: Mapping[Key, Stop], settings: Protocol) -> dict[str, Any]:
-    """Counts over all samples that are scored, as JSON values.
+    """Counts over all scored samples, as JSON values.
 
     Args:
-        judged: the problems, and what was executed of each completion.
-        stops: by key, what ended a completion, as far as that is known.
+        judged: the problems and the executed part of each completion.
+        stops: by key, what ended a completion, if known.
         settings: what they were made and extracted with.
 
     Returns:
         `stops` (how many completions each reason ended), `extraction`, `syntax_errors`, and `remedies`: settings that
-        may help, where most samples are no Python.
+        may help if most samples are not valid Python.
     """
     by_id = {problem.task_id: problem for problem in judged.problems}
     codes = {key: judged.completions[key] for key in judged.executions}

@@ -1,4 +1,4 @@
-"""What tests call in a program: a function, or the method of a class."""
+"""Entry points that tests call in a program: a function, or a method of a class."""
 
 
 def is_entry_point(name: str) -> bool:

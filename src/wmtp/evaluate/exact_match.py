@@ -1,4 +1,4 @@
-"""MBPP's other measure: whether a completion is, as a program, the reference solution itself."""
+"""Exact match, MBPP's other measure: whether a completion is the same program as the reference solution."""
 
 import ast
 import warnings

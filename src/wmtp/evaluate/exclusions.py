@@ -1,4 +1,4 @@
-"""Problems that are in no number: their own solution does not pass here, or a program could not be judged."""
+"""Excludes problems from every number: their own solution fails here, or a program could not be judged."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class SolutionCheck:
-    """What came of judging the problems' own solutions.
+    """Result of judging the problems' own solutions.
 
     Attributes:
         failed: by task id, those that did not pass.
-        unchecked: problems that bring no solution.
+        unchecked: problems without a solution.
         passed: all others.
     """
 
@@ -62,8 +62,8 @@ def exclude(judged: Judged, solutions: SolutionCheck) -> tuple[Judged, dict[str,
     """Leave out problems whose own solution does not pass, and those with a sample that could not be judged.
 
     Returns:
-        What is left, and JSON values: `solutions`, how many passed, failed and were not there; `excluded`, each
-        problem with its verdict and message; `left_out`, a line for each of the two reasons.
+        The remaining problems, and JSON values: `solutions`, how many passed, failed and were missing; `excluded`,
+        each problem with its verdict and message; `left_out`, a line for each of the two reasons.
 
     Raises:
         WMTPError: nothing is left.

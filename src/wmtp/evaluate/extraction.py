@@ -1,4 +1,4 @@
-"""The program in an answer: what a protocol's rule takes out of a completion before it is executed."""
+"""Extracts the program to execute from an answer, by a protocol's rule."""
 
 import re
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _INDENT = re.compile(r"^(?: {4}|\t)", re.MULTILINE)
 def extracted(
     file: SampleFile, problems: Sequence[Problem], order: Sequence[Key], rule: Extraction
 ) -> dict[Key, str]:
-    """By key, what is executed of these samples' completions."""
+    """By key, the executed part of these samples' completions."""
     by_id = {problem.task_id: problem for problem in problems}
     return {key: extract(file.completions[key], by_id[key.task_id], rule) for key in order}
 
@@ -46,7 +46,7 @@ def extract(text: str, problem: Problem, rule: Extraction) -> str:
 
 
 def _without_reasoning(text: str) -> str:
-    """What follows the reasoning; nothing where it does not come to its end."""
+    """The text after the reasoning; empty if the reasoning does not end."""
     if _THINKS.match(text):
         end = _THOUGHT.search(text)
         return text[end.end() :] if end else ""
@@ -89,7 +89,7 @@ def _of_prose(answer: str, problem: Problem) -> str:
 
 
 def _runs(text: str) -> list[str]:
-    """The parts of a text that are whole Python statements, each as long as it goes."""
+    """The parts of a text that are whole Python statements, each as long as possible."""
     lines, runs, start = text.split("\n"), list[str](), 0
     while start < len(lines):
         run = whole_statements("\n".join(lines[start:]))
@@ -135,7 +135,7 @@ def _indent_of(prefix: str) -> str:
 
 
 def _kept(statements: str, code: str) -> str:
-    """The statements, or everything where there are none."""
+    """The statements, or everything if there are none."""
     return statements if statements.strip() else code
 
 

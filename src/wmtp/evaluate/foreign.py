@@ -1,4 +1,4 @@
-"""Scoring completions that were made elsewhere."""
+"""Scores completions made elsewhere."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def evaluate_samples(
     Args:
         path: of the completions.
         recipe: its `evaluate` counts: task, data, what programs may use.
-        cache: a folder that keeps the verdicts on the problems' own solutions.
+        cache: a folder for the verdicts on the problems' own solutions.
         k: of pass@k; None for those of 1, 10 and 100 for which there are enough samples.
 
     Raises:

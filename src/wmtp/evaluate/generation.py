@@ -79,7 +79,7 @@ class Generator:
     def speculation(
         self, order: Sequence[Key], prompts: Mapping[str, list[int]], file: SampleFile
     ) -> dict[str, Any] | None:
-        """What drafting saves: self-speculative greedy decoding of every prompt once; None for a model of one head.
+        """Measure what drafting saves: decode every prompt once greedily and self-speculatively; None for one head.
 
         Returns:
             JSON values; `same_as_greedy` counts the prompts whose text is that of the greedy completion, where the

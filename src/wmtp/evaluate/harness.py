@@ -1,6 +1,6 @@
 """Benchmarks of lm-evaluation-harness on a model of this package.
 
-Importing this module makes the backend known to the harness as `wmtp`, for its own command too:
+Importing this module registers the backend with the harness as `wmtp`, also for its own command:
 `--model wmtp --model_args run=RUN`.
 """
 
@@ -136,6 +136,6 @@ def _metrics(values: Mapping[str, Any], higher_is_better: Mapping[str, Any]) -> 
 
 
 def _number(value: Any) -> float | None:
-    """None for what is no finite number, such as the harness's "N/A"."""
+    """None for anything but a finite number, such as the harness's "N/A"."""
     is_number = isinstance(value, int | float | np.floating) and math.isfinite(value)
     return float(value) if is_number else None

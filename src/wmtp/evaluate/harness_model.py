@@ -1,4 +1,4 @@
-"""A model of this package as lm-evaluation-harness asks for one: scores of texts, generation with stops."""
+"""Presents a model to lm-evaluation-harness: scores of texts, and generation with stops."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ GENERATION_KEYS = {"until", "do_sample", "temperature", "top_p", "max_gen_toks"}
 
 @register_model("wmtp")
 class MTPBackend(TemplateLM):
-    """Head 0 of a model, as lm-evaluation-harness asks for it.
+    """Head 0 of a model, with the interface of lm-evaluation-harness.
 
     Texts become tokens as in training, without special tokens. What does not fit into the model's positions loses its
     beginning.
@@ -98,12 +98,12 @@ class MTPBackend(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text that has no context: the tokenizer's first token of a text, else the last."""
+        """The token before a text without context: the tokenizer's first token of a text, else its last."""
         first = self.tokenizer.bos_token_id
         return self.eot_token_id if first is None else int(first)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:  # noqa: ARG002
-        """Tokens of a text with which a document begins."""
+        """Tokens of a text at the start of a document."""
         return encode_prompts(self.tokenizer, [string])[0]
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:

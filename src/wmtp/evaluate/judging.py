@@ -1,4 +1,4 @@
-"""Executing completions and keeping the verdicts: the same for a model's own and for those made elsewhere."""
+"""Executes completions and keeps the verdicts, for a model's own and for those made elsewhere."""
 
 import platform
 import sys
@@ -18,10 +18,10 @@ from wmtp.storage import sha256_text
 
 
 def require_consent(config: EvaluateConfig) -> None:
-    """Generated programs run only when somebody said so.
+    """Refuse to run generated programs without consent.
 
     Raises:
-        WMTPError: nobody did.
+        WMTPError: there is none.
     """
     if not config.allow_code_execution:
         raise WMTPError(
@@ -43,7 +43,7 @@ def sandbox_limits(config: EvaluateConfig) -> Limits:
 
 
 def judging_conditions(config: EvaluateConfig) -> dict[str, Any]:
-    """What verdicts depend on besides programs and tests: JSON values."""
+    """Conditions, besides programs and tests, that verdicts depend on: JSON values."""
     return {
         "limits": asdict(sandbox_limits(config)),
         "sandbox": describe(config.sandbox)["level"],
@@ -53,7 +53,7 @@ def judging_conditions(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def verdict_origin(problems: Sequence[Problem], config: EvaluateConfig) -> dict[str, Any]:
-    """What verdicts depend on besides the completions: JSON values."""
+    """Conditions, besides the completions, that verdicts depend on: JSON values."""
     tests = sha256_text(*(sha256_text(repr(problem.program(""))) for problem in problems))
     rule = settings_of(config).extraction
     return {"tests": tests, **judging_conditions(config)} | ({} if rule == "none" else {"extraction": rule})

@@ -1,4 +1,4 @@
-"""What a model is given for each problem, and where its answers end."""
+"""Builds the prompts for a model, and says where its answers end."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

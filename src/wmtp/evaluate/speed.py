@@ -1,4 +1,4 @@
-"""What drafting with the extra heads saves: wall-clock time, tokens per forward, acceptance by head."""
+"""Measures what drafting with the extra heads saves: wall-clock time, tokens per forward, acceptance by head."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -52,8 +52,8 @@ class Speed:
         tokens_per_forward: as in `Generation`; 1 for next-token decoding.
         acceptance: of heads 1..heads-1.
         same_as_greedy: prompts whose tokens are those of greedy next-token decoding.
-        near_ties: of the other prompts, those that part where head 0 could not tell two tokens apart in the model's
-            dtype (`decode.ties`). Together they should be all.
+        near_ties: of the other prompts, those that diverge where head 0 could not tell two tokens apart in the
+            model's dtype (`decode.ties`). Together they should be all.
         seconds, greedy_seconds: wall-clock time for all prompts, by repetition.
         ratio: median over the repetitions of greedy_seconds / seconds; above 1 drafting is faster.
     """
@@ -121,7 +121,7 @@ def measure_speed(
     """
     heads = model.config.heads
     if heads == 1:
-        raise WMTPError("--speed: the model has one head, which leaves none to draft")
+        raise WMTPError("--speed: the model has one head, so none can draft")
     if not prompts:
         raise WMTPError("--speed: there are no prompts to decode")
     passes = len(batch_sizes) * heads * (1 + repeats)

@@ -1,4 +1,4 @@
-"""From verdicts to what an evaluation says: pass@k, n@k, exact match, counts by verdict and by problem."""
+"""Sums up verdicts: pass@k, n@k, exact match, counts by verdict and by problem."""
 
 import math
 from collections import Counter
@@ -18,7 +18,7 @@ Temperatures = Mapping[int, Sequence[float | None]]
 
 @dataclass(frozen=True)
 class Judged:
-    """Every sample of every problem with its verdict; none of those of these problems is an error.
+    """Every sample of every problem with its verdict, none of which is an error.
 
     Attributes:
         problems: in order.
@@ -43,11 +43,11 @@ class Judged:
         return [self.by_problem[problem.task_id, temperature] for problem in self.problems]
 
     def passed(self, keys: Sequence[Key]) -> int:
-        """How many of them passed everything."""
+        """Number that passed everything."""
         return sum(self.executions[key].verdict is Verdict.PASSED for key in keys)
 
     def submittable(self, keys: Sequence[Key]) -> int:
-        """How many of them passed the public tests, as far as that is known."""
+        """Number that passed the public tests, as far as that is known."""
         found = [self.executions[key] for key in keys]
         return sum(e.verdict is Verdict.PASSED or e.public is True for e in found)
 
@@ -72,7 +72,7 @@ def summarise(judged: Judged, temperatures: Temperatures, submissions: Sequence[
     """The numbers of an evaluation, as JSON values.
 
     Args:
-        judged: what was generated and what became of it.
+        judged: the samples and their verdicts.
         temperatures: by k, where pass@k is looked for; the highest counts, and says of how many it is the best.
         submissions: n of n@k.
 
@@ -143,7 +143,7 @@ def _exact(judged: Judged, temperature: float | None) -> list[float]:
 
 
 def _strict(estimate: Estimate) -> dict[str, float | None]:
-    """Without NaN, which JSON has not: one problem alone gives no standard error."""
+    """JSON values without NaN, which JSON lacks: a single problem gives no standard error."""
     return {
         "value": estimate.value,
         "stderr": None if math.isnan(estimate.stderr) else estimate.stderr,

@@ -1,4 +1,4 @@
-"""Reading programs that a model wrote, without running them."""
+"""Parses programs that a model wrote, without running them."""
 
 import ast
 import warnings
@@ -14,14 +14,13 @@ def parse(code: str) -> ast.Module | None:
 
 
 def is_syntax_error(code: str) -> bool:
-    """Whether Python refuses a program before it runs a line; one longer than `MAX_LENGTH` is not looked at."""
+    """Whether Python refuses a program before running it; one longer than `MAX_LENGTH` is not parsed."""
     return len(code) <= MAX_LENGTH and parse(code) is None
 
 
 def whole_statements(code: str) -> str:
-    """The longest beginning of a text that is Python, cut where a statement begins at the left margin.
-
-    So neither prose behind a program nor its last, unfinished function is left.
+    """The longest beginning of a text that is Python, cut where a statement begins at the left margin. So neither
+    prose after a program nor an unfinished last function remains.
     """
     lines = code.split("\n")
     end = len(lines)
@@ -35,7 +34,7 @@ def whole_statements(code: str) -> str:
 
 
 def only_defines(module: ast.Module) -> bool:
-    """Whether a module is nothing but imports, functions and classes."""
+    """Whether a module only has imports, functions and classes."""
     kinds = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
     return all(isinstance(node, kinds) for node in module.body)
 

@@ -1,4 +1,4 @@
-"""Verdicts that are kept from one command to the next."""
+"""Keeps verdicts from one command to the next."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Arms × seeds on the same data order and initialisation, evaluated and tabled."""
+"""Trains and evaluates arms × seeds on the same data order and initialisation, and compares them."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +41,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Arm:
-    """A recipe of its own, and where its runs are."""
+    """An arm's recipe, and where its runs are."""
 
     name: str
     changes: dict[str, Any]
@@ -61,7 +61,7 @@ class Arm:
 
     @property
     def shared_critic(self) -> str | None:
-        """What its critic is trained from, where arms and seeds can share one: a model of its own does not start anew
+        """What its critic is trained from, if arms and seeds can share one: a separate model does not start afresh
         with every seed, as the learner does."""
         critic = self.recipe.critic
         if (
@@ -81,10 +81,10 @@ class Arm:
 
 
 def choose_arms(recipe: Recipe, names: Sequence[str] | None) -> list[Arm]:
-    """The recipe's arms, or those of them that are named; always with the baseline.
+    """The recipe's arms, or the named ones; always with the baseline.
 
     Raises:
-        WMTPError: an unknown arm, no arms, or an arm whose overrides or schedule do not fit.
+        WMTPError: an arm is unknown, there are none, or an arm's overrides or schedule do not fit.
     """
     arms = recipe.compare.arms
     if not arms:
@@ -110,7 +110,7 @@ def compare(
     order. The reference model is trained once, with the recipe's own seed.
 
     Args:
-        say: gets a line before each part of the work.
+        say: called with a line before each part of the work.
     Returns:
         The comparison and its directory, which holds `comparison.json`, `heatmap.json` and the runs.
     Raises:
@@ -156,7 +156,7 @@ def _compare(
 
 
 class _Shared:
-    """Data sets and conditions of evaluation, by what they depend on: arms that differ in it have their own."""
+    """Data sets and conditions of evaluation; arms share them where the settings behind them agree."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -174,7 +174,7 @@ class _Shared:
         return self._data[choice]
 
     def conditions(self, recipe: Recipe) -> dict[str, Any]:
-        """Under which a recipe's runs are evaluated (`evaluation_conditions`)."""
+        """Conditions under which a recipe's runs are evaluated (`evaluation_conditions`)."""
         choice = recipe.model_dump_json(include={"data", "evaluate"}, exclude={"data": {"reference_scores"}})
         if choice not in self._conditions:
             self._conditions[choice] = evaluation_conditions(recipe, self._config.devices)
@@ -198,7 +198,7 @@ def _refuse_mixed(conditions: Mapping[str, dict[str, Any]], baseline: str) -> No
 
 
 def _differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
-    """The settings that differ, or else what else does."""
+    """The settings that differ, or else the other conditions that do."""
     ours, theirs = found["settings"], expected["settings"]
     settings = [f"{k}: {ours[k]} and {theirs[k]}" for k in ours if k != "changed" and ours[k] != theirs[k]]
     return ", ".join(settings or sorted(k for k in found | expected if found.get(k) != expected.get(k)))

@@ -1,4 +1,4 @@
-"""What scorers make of the same tokens: whether they find planted errors, and how far they agree."""
+"""How well scorers find planted errors, and how much they agree, on the same tokens."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,9 +32,9 @@ from wmtp.weighting.scorers import SCORERS
 Floats = NDArray[np.float64]
 
 DOCUMENTS = 1024
-"""So many of the training documents are looked at, from the first."""
+"""Number of training documents that are scored, from the first."""
 NOT_ALONE = {"blend", "uniform"}
-"""Scorers that are not looked at unless they are named: one has to be told of what, the other has no opinion."""
+"""Scorers that run only when named: `blend` needs coefficients, `uniform` treats all tokens equally."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Diagnosis:
     Attributes:
         auc: by head, the chance that a token of a planted error has a lower weight than one of no error; a tie
             counts half. None where no, or every, entry is planted.
-        first: the same for the first token of each planted error: what follows it may well be right after it.
+        first: the same for the first token of each planted error; those after it are often right by themselves.
         kinds: by kind of error, head 0's AUC of all tokens, and of the first ones.
         planted, others: mean weight.
         correlation: Spearman's, with the weights of the other scorers.
@@ -65,9 +65,9 @@ def diagnose(run: Run, scorers: Sequence[str] | None) -> tuple[list[Diagnosis], 
     Args:
         scorers: names; None for all that the run's recipe gives what they need.
     Returns:
-        What was found, and why the other scorers could not be asked; both are in the run's `diagnosis.json` too.
+        The diagnoses, and why the other scorers could not run; both are also in the run's `diagnosis.json`.
     Raises:
-        WMTPError: a named scorer cannot be asked, or the data has no planted errors.
+        WMTPError: a named scorer cannot run, or the data has no planted errors.
     """
     configure_torch(run.config.devices)
     data = load_data(run.recipe, Path(run.config.paths.cache))
@@ -87,7 +87,7 @@ def diagnose(run: Run, scorers: Sequence[str] | None) -> tuple[list[Diagnosis], 
                 reasons[name] = str(error)
             update(number, name)
     if not weights:
-        raise WMTPError(f"score --diagnose: no scorer can be asked: {'; '.join(reasons.values())}")
+        raise WMTPError(f"score --diagnose: no scorer can run: {'; '.join(reasons.values())}")
     found = _compare(weights, entries, kinds)
     write_json(run.directory / DIAGNOSIS_FILE, {"found": [asdict(d) for d in found], "not_asked": reasons})
     return found, reasons

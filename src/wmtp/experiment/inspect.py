@@ -1,4 +1,4 @@
-"""Which weight each token of a document gets: what a person looks at."""
+"""The weight of each token of a document, for people to look at."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def token_weights(
     device: torch.device,
     columns: Columns | None = None,
 ) -> dict[int, list[float | None]]:
-    """Weights of these documents as one training step would give them, normalised over these documents together.
+    """Weights that one training step would give these documents, normalised over all of them.
 
     Returns:
         document -> the weight of each of its tokens as head 0's target, None where it is not supervised.
@@ -72,7 +72,7 @@ def token_pieces(tokenizer: PreTrainedTokenizerFast, document: Document) -> list
 
 
 def start_pieces(tokenizer: PreTrainedTokenizerFast, document: Document) -> list[tuple[str, int, int]]:
-    """The same of the tokens that stand in front of the document, and of every piece of it: they have no place."""
+    """Also the tokens that begin the document, and every piece of it: they have no place."""
     begin = -len(document.prompt)
     return [(tokenizer.convert_ids_to_tokens(id_), begin, begin) for id_ in document_start(tokenizer)]
 

@@ -1,4 +1,4 @@
-"""Exported models in MLflow's registry, and which of them is the champion."""
+"""Registers exported models in MLflow and chooses the champion."""
 
 import tempfile
 import warnings
@@ -30,7 +30,7 @@ Export = Callable[[Path, Path], object]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A run whose model may be registered, and its pass@1 (0..1) where it was evaluated."""
+    """A run whose model may be registered, and its pass@1 (0..1) if it was evaluated."""
 
     run: Path
     pass_at_1: float | None = None
@@ -38,14 +38,14 @@ class Candidate:
     protocol: str | None = None
 
     def tags(self) -> dict[str, str]:
-        """What the registry keeps with the model, to compare others with it."""
+        """Tags kept with the model in the registry, to compare others with it."""
         known = {"pass_at_1": self.pass_at_1, "task": self.task, "protocol": self.protocol}
         return {key: str(value) for key, value in known.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Registration:
-    """A model's version in the registry, whether it is the champion now, and why."""
+    """A model's version in the registry, whether it is now the champion, and why."""
 
     name: str
     version: str
@@ -59,16 +59,16 @@ class Registration:
 def register(
     directory: Path, name: str, config: Config, export: Export, *, force: bool = False
 ) -> Registration:
-    """Put a run's model, or that of a comparison's best arm, into the registry as `name`.
+    """Register a run's model, or that of a comparison's best arm, as `name`.
 
     A comparison's becomes the champion if there is none yet, or if its pass@1 on the same task and protocol is higher
-    than the champion's. The same model is registered once, however often this is called.
+    than the champion's. Repeated calls register the same model only once.
 
     Args:
-        force: let it become the champion in any case.
+        force: make it the champion in any case.
 
     Raises:
-        WMTPError: nothing to register, or MLflow cannot be reached or refuses.
+        WMTPError: there is nothing to register, or MLflow is unreachable or refuses.
     """
     is_comparison = (directory / COMPARISON_FILE).exists()
     candidate = best_of_comparison(directory) if is_comparison else evaluated_run(directory)
@@ -183,7 +183,7 @@ def _champion(store: Store, name: str) -> "ModelVersion | None":
 
 
 def _contest(candidate: Candidate, champion: "ModelVersion") -> tuple[bool, str]:
-    """Whether a candidate takes the champion's place, and why."""
+    """Whether a candidate replaces the champion, and why."""
     own, other = candidate.tags(), champion.tags
     if any(own.get(key) != other.get(key) for key in ("task", "protocol")) or not own.get("pass_at_1"):
         where = [f"{tags.get('task')} ({tags.get('protocol')})" for tags in (own, other)]

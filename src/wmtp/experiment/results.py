@@ -1,4 +1,4 @@
-"""What a comparison found, as written to `comparison.json` and `heatmap.json`."""
+"""Results of a comparison, as written to `comparison.json` and `heatmap.json`."""
 
 from dataclasses import asdict, field
 from pathlib import Path
@@ -74,7 +74,7 @@ class ArmResult:
 
 @dataclass(frozen=True, config=_STRICT)
 class ReferenceResult:
-    """The reference model's own result: what scored the tokens, not an arm."""
+    """Result of the reference model, which scored the tokens and is no arm."""
 
     pass_at_1: float | None
     validation_ce: float
@@ -84,7 +84,7 @@ class ReferenceResult:
 
 @dataclass(frozen=True, config=_STRICT)
 class Comparison:
-    """Arms x seeds on one task, each arm against `baseline`; arms stand in the recipe's order."""
+    """Arms × seeds on one task, each arm against `baseline`; arms are in the recipe's order."""
 
     name: str
     task: str
@@ -102,7 +102,7 @@ class Comparison:
         if len(set(names)) != len(names):
             raise ValueError(f"arms: two have the same name: {names}")
         if self.baseline not in names:
-            raise ValueError(f"baseline: {self.baseline!r} is none of the arms {names}")
+            raise ValueError(f"baseline: {self.baseline!r} is not one of the arms {names}")
         for arm in self.arms:
             if (arm.difference is None) != (arm.name == self.baseline):
                 raise ValueError(f"arms: {arm.name!r}: the baseline, and only it, has no difference")
@@ -151,7 +151,7 @@ _SAMPLES = TypeAdapter(list[TokenSample])
 
 
 def write_comparison(comparison: Comparison, directory: Path) -> None:
-    """Write `comparison.json`, whole or not at all."""
+    """Write `comparison.json` atomically."""
     write_json(directory / COMPARISON_FILE, asdict(comparison))
 
 
@@ -165,7 +165,7 @@ def read_comparison(directory: Path) -> Comparison:
 
 
 def write_heatmap(samples: list[TokenSample], directory: Path) -> None:
-    """Write `heatmap.json`, whole or not at all."""
+    """Write `heatmap.json` atomically."""
     write_json(directory / HEATMAP_FILE, [asdict(sample) for sample in samples])
 
 

@@ -1,4 +1,4 @@
-"""Several completions of each training prompt by a trained model: the groups that GRPO and pairs learn from."""
+"""Samples several completions of each training prompt: the groups that GRPO and pairwise critics learn from."""
 
 import json
 from pathlib import Path
@@ -18,19 +18,19 @@ from wmtp.run import Run
 from wmtp.storage import sha256_text, write_text, writing
 
 KEPT = ("task_id", "test_list", "test_setup_code")
-"""Fields of a row that belong to its prompt and not to its answer."""
+"""Fields of a row that belong to its prompt, not to its answer."""
 
 
 def sample_answers(run: Run, output: Path, *, per_prompt: int, temperature: float, limit: int) -> int:
     """Write JSON lines with `prompt`, `completion`, and what tests the prompt has; returns their number.
 
-    Completions are kept aside as they come, and an interrupted run goes on from there.
+    Completions are saved as they come, and an interrupted run goes on from there.
 
     Args:
         run: the training rows of its recipe have the prompts, each taken once.
         limit: of prompts, from the first.
     Raises:
-        WMTPError: the rows are plain texts, there is a file of that name already, or it cannot be written.
+        WMTPError: the rows are plain texts, or the file exists already or cannot be written.
     """
     with writing(output):
         is_taken = output.exists()

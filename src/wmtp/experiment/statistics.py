@@ -1,4 +1,4 @@
-"""Intervals and tests for a comparison: what n problems and n seeds can and cannot show."""
+"""Intervals and tests for a comparison over problems and seeds."""
 
 from collections.abc import Sequence
 

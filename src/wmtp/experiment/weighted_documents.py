@@ -1,4 +1,4 @@
-"""Training documents with the weight that each arm gives their tokens."""
+"""Training documents with the weights that each arm gives their tokens."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from wmtp.train.assemble import assemble_trained, known_columns, scorer_needs
 from wmtp.train.stage_one import with_own_critic
 
 POPULATION = 256
-"""Documents that are weighed together, about as many as in an optimiser step."""
+"""Number of documents weighed together, about as many as in an optimiser step."""
 SHOWN = 10
 
 
@@ -93,7 +93,7 @@ def _title(row: Mapping[str, Any], index: int) -> str:
 
 
 def _choose(data: Data, population: Sequence[int]) -> list[int]:
-    """Alternating over the kinds of corruption (none is one of them), in order of appearance."""
+    """Alternate between the kinds of corruption (none counts as one), in order of appearance."""
     kinds: dict[Any, list[int]] = {}
     for document in population:
         row = data.rows.train[int(data.train.sources[document])]

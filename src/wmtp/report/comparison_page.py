@@ -1,4 +1,4 @@
-"""What the page of a comparison shows, gathered from its directory."""
+"""Gathers what a comparison's page shows from its directory."""
 
 import shlex
 from dataclasses import dataclass
@@ -33,9 +33,9 @@ GROUP_TITLES: dict[Key, str] = {
 
 @dataclass(frozen=True)
 class ArmFiles:
-    """What one arm's runs left behind: metrics and evaluation of every seed, samples of the first.
+    """One arm's metrics and evaluations of every seed, and the samples of its first.
 
-    Each is empty unless it is there for every seed (for the first seed: samples).
+    A list is empty unless its file exists for every seed (samples: for the first).
     """
 
     metrics: list[Metrics]
@@ -53,7 +53,7 @@ class GroupedResult:
 
 
 def comparison_context(directory: Path) -> dict[str, Any]:
-    """Everything that the template needs; what has no data is named in `left_out`.
+    """The template's variables; `left_out` names what has no data.
 
     Raises:
         WMTPError: `comparison.json` is absent, or one of the files cannot be read.
@@ -85,7 +85,7 @@ def comparison_context(directory: Path) -> dict[str, Any]:
 
 
 def _command(comparison: Comparison) -> str:
-    """What repeats the comparison, whichever seeds and arms of the recipe it was asked for."""
+    """The command that repeats the comparison with the same seeds and arms."""
     seeds = f"compare.seeds=[{','.join(map(str, comparison.seeds))}]"
     arms = ",".join(arm.name for arm in comparison.arms)
     return shlex.join(["wmtp", "compare", RECIPE_FILE, seeds, "--arms", arms])
@@ -157,7 +157,9 @@ def _grouped(comparison: Comparison, files: dict[str, ArmFiles], left_out: list[
             figure = figures.groups_figure(groups, figures.series_numbers(comparison), title, key)
             results.append(GroupedResult(title=title, groups=groups, figure=figure))
         else:
-            left_out.append(f"{title.removesuffix(', %')}: the evaluations do not say which problem is which")
+            left_out.append(
+                f"{title.removesuffix(', %')}: the evaluations do not say what kind each problem is"
+            )
     return results
 
 

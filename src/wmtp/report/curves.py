@@ -1,4 +1,4 @@
-"""Curves over training, and averages of them over seeds."""
+"""Curves over training, averaged over seeds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ class Band:
 def validation_band(runs: Sequence[Metrics], axis: Axis) -> Band | None:
     """Validation cross-entropy of head 0 over seeds, at the steps that every seed measured.
 
-    x is the mean of the seeds' tokens (or training seconds) at that step; low and high are the least and the
-    greatest seed. None if there is no common step.
+    x is the mean of the seeds' tokens (or training seconds) at that step; low and high are the minimum and maximum
+    over seeds. None if there is no common step.
     """
     by_step = [{r.step: r for r in run.validation if r.ce and r.ce[0] is not None} for run in runs]
     if not by_step:
@@ -63,7 +63,7 @@ def head_series(records: Sequence[MetricsRecord]) -> list[tuple[Floats, Floats]]
 
 
 def thinned(x: Floats, y: Floats, limit: int = MAX_POINTS) -> tuple[Floats, Floats]:
-    """At most `limit` points: means of equally many neighbours (the last group may be smaller)."""
+    """At most `limit` points, each the mean of equally many neighbours (the last may have fewer)."""
     size = -(-len(x) // limit)
     if size <= 1:
         return x, y

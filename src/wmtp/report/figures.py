@@ -33,7 +33,7 @@ _LOG_STEPS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.
 
 
 def series_numbers(comparison: Comparison) -> dict[str, int]:
-    """Every arm's series number."""
+    """Series number of every arm."""
     names = [comparison.baseline, *(arm.name for arm in comparison.other_arms)]
     return {name: n for n, name in enumerate(names)}
 
@@ -195,7 +195,7 @@ def critic_figure(records: Sequence[CriticRecord]) -> str | None:
 
 
 def shared_limits(records: Sequence[Sequence[MetricsRecord]]) -> tuple[float, float]:
-    """Logarithmic y limits that hold every head's curve of every run."""
+    """Logarithmic y limits that fit every head's curve of every run."""
     values: list[Floats] = [y[y > 0] for rows in records for _, y in head_series(rows)]
     known = np.concatenate([*values, np.empty(0)])
     if not known.size:
@@ -204,7 +204,7 @@ def shared_limits(records: Sequence[Sequence[MetricsRecord]]) -> tuple[float, fl
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers between two positive limits, as few as make a logarithmic axis readable: two or more."""
+    """The fewest round numbers between two positive limits that label a logarithmic axis: two or more."""
     for steps in _LOG_STEPS:
         exponents = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
         ticks = [float(f"{step * 10.0**e:.6g}") for e in exponents for step in steps]
@@ -215,7 +215,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:
-    """The places, in their order from low to high, moved up just enough to be `gap` apart."""
+    """The places in ascending order, moved up just enough to be `gap` apart."""
     moved: dict[int, float] = {}
     free = -float("inf")
     for i in sorted(range(len(places)), key=lambda i: places[i]):
@@ -225,7 +225,7 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
 
 
 def _points(x: Floats, n: int) -> dict[str, Any]:
-    """Markers where a curve has so few points that they can be parts apart."""
+    """Markers for a curve with so few points that they can be told apart."""
     return {"marker": marker(n), "markersize": 3} if len(x) <= 12 else {}
 
 
@@ -249,7 +249,7 @@ def _over_training(axes: Any, axis: Axis) -> None:
 
 
 def _log_scale(axes: Any) -> None:
-    """Makes late differences as visible as early ones; the ticks stay round numbers."""
+    """Make late differences as visible as early ones, with round numbers as ticks."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(FixedLocator(log_ticks(*axes.get_ylim())))
     axes.yaxis.set_major_formatter(FuncFormatter(compact))

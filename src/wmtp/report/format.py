@@ -1,4 +1,4 @@
-"""How numbers and foreign text are written, in the page and in the terminal alike."""
+"""Formats numbers and foreign text, for pages and terminals alike."""
 
 import unicodedata
 
@@ -53,8 +53,10 @@ def listed(names: list[str]) -> str:
 
 
 def visible(text: str) -> str:
-    """Foreign text with every invisible control spelt out, so that it can neither move the cursor of a
-    terminal nor reorder what is read (bidirectional overrides). Line feeds and tabs stay."""
+    """Foreign text with invisible control characters spelt out; line feeds and tabs stay.
+
+    It can neither move a terminal's cursor nor reorder what is read (bidirectional overrides).
+    """
     return "".join(
         c if c in "\n\t" or unicodedata.category(c) not in _INVISIBLE else _escape(c) for c in text
     )

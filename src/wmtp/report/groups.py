@@ -16,7 +16,7 @@ Key = Literal["operations", "family"]
 
 @dataclass(frozen=True)
 class Group:
-    """One kind of problem: its name, how many problems, and pass@1 by arm."""
+    """One kind of problem: its name, number of problems, and pass@1 by arm."""
 
     name: str
     problems: int
@@ -42,7 +42,7 @@ def grouped(evaluations: Mapping[str, Sequence[Evaluation]], key: Key) -> list[G
     known = {p.task_id for p in first.by_problem}
     for arm, rows in shares.items():
         if any(set(row) != known for row in rows):
-            raise WMTPError(f"arm {arm!r} was evaluated on other problems than {next(iter(shares))!r}")
+            raise WMTPError(f"arm {arm!r} was evaluated on different problems from {next(iter(shares))!r}")
     groups = []
     for kind in sorted(set(kinds.values())):
         ids = [task_id for task_id, of in kinds.items() if of == kind]

@@ -1,4 +1,4 @@
-"""The sentences above the table, from the numbers alone."""
+"""Writes the sentences above the table from the numbers alone."""
 
 from wmtp.experiment.results import ArmResult, Comparison, Difference
 from wmtp.report.format import listed, p_value, percent, percent_range, points, points_range
@@ -7,7 +7,7 @@ FEW_SEEDS = 5
 
 
 def headline(comparison: Comparison) -> str:
-    """Who passed most and whether that differs from the baseline.
+    """Say who passed most and whether that differs from the baseline.
 
     "Differs" means that the 95% interval of the paired difference does not contain 0; otherwise the sentence
     says that no difference is shown. Arms are named by their result, never by what they are.
@@ -26,7 +26,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What the headline leaves open: every arm against the baseline, and what the intervals cover."""
+    """Qualify the headline: every arm against the baseline, and what the intervals cover."""
     count = len(comparison.other_arms)
     sentences = [_every_arm(comparison)] if count > 1 else []
     sentences.append(_seeds(len(comparison.seeds)))
@@ -36,7 +36,7 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def separated(difference: Difference) -> bool:
-    """Whether the interval of a difference leaves out 0."""
+    """Whether the interval of a difference excludes 0."""
     return difference.low > 0 or difference.high < 0
 
 

@@ -11,7 +11,7 @@ SATURATION = 3.0
 
 @dataclass(frozen=True)
 class Cell:
-    """One token as drawn; `strength` is None where the token has no weight."""
+    """One token as drawn; `strength` is None for a token without a weight."""
 
     text: str
     weight: float | None
@@ -21,7 +21,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class PlaceMeans:
-    """Mean weight of the tokens of planted errors and of all other weighted tokens, with their numbers."""
+    """Mean weight of the tokens of planted errors and of all other weighted tokens, with their counts."""
 
     planted: float | None
     planted_tokens: int
@@ -40,7 +40,7 @@ class HeatmapBlock:
 
 @dataclass(frozen=True)
 class DrawnSample:
-    """One sample: its prompt, unless an arm weighted part of it, and a block an arm."""
+    """One sample: its prompt, unless an arm weighted part of it, and a block per arm."""
 
     title: str
     prompt: list[Cell]
@@ -49,7 +49,7 @@ class DrawnSample:
 
 @dataclass(frozen=True)
 class Heatmap:
-    """The drawn samples out of `total`, and by arm where the weight went over all of them."""
+    """The drawn samples out of `total`, and mean weights by arm over all of them."""
 
     drawn: list[DrawnSample]
     total: int
@@ -85,7 +85,7 @@ def heatmap(samples: Sequence[TokenSample], limit: int | None = None) -> Heatmap
 
 
 def place_means(samples: Sequence[TokenSample], arm: str) -> PlaceMeans:
-    """Where the arm's weight went, over all samples that have its weights."""
+    """Mean weights of the arm over all samples that it weighted."""
     planted: list[float] = []
     other: list[float] = []
     for sample in samples:

@@ -1,4 +1,4 @@
-"""Self-contained pages: one file each, without a script and without the network."""
+"""Self-contained pages: one file each, without scripts or network access."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The measurements beside pass@k as tables, for the terminal and for a run's page."""
+"""Tables of measurements other than pass@k, for the terminal and a run's page."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -63,9 +63,9 @@ def speed_table(result: Result) -> MeasureTable:
             f"{result['prompts']} prompts of {result['task']}, {result['checkpoint']}, {result['dtype']}, "
             f"{result['device']}, {result['threads']} threads",
             "times as fast: wall clock, median (lowest to highest) of interleaved repetitions",
-            "accepted: of drafts before which all were accepted; right: of all drafts; by head, from 1",
-            "same: prompts with the tokens of greedy decoding; near-ties: of the others, those that part where the "
-            "dtype cannot tell two tokens apart",
+            "accepted: share of drafts that follow accepted ones only; right: share of all drafts; by head, from 1",
+            "same: prompts with the tokens of greedy decoding; near-ties: of the others, those that diverge where "
+            "the dtype cannot tell two tokens apart",
         ],
     )
 
@@ -99,7 +99,7 @@ def lm_eval_table(result: Result) -> MeasureTable:
         for name, task in result["tasks"].items()
         for found in task["metrics"]
     ]
-    limit = "" if result["limit"] is None else f", at most {result['limit']} documents a task"
+    limit = "" if result["limit"] is None else f", at most {result['limit']} documents per task"
     return MeasureTable(
         "lm-evaluation-harness",
         ["task", "version", "shots", "documents", "metric", "value", "± stderr"],
@@ -113,11 +113,11 @@ MEASUREMENTS: Mapping[str, Callable[[Result], MeasureTable]] = {
     SPEED_FILE: speed_table,
     LM_EVAL_FILE: lm_eval_table,
 }
-"""Files of a run that hold no pass@k, and what shows them."""
+"""Files of a run without pass@k, and the functions that show them."""
 
 
 def read_measures(run: Path) -> list[MeasureTable]:
-    """The tables of what was measured of a run.
+    """Tables of a run's measurements.
 
     Raises:
         WMTPError: a file is not what was written.

@@ -1,4 +1,4 @@
-"""Which generated programs a report shows: by what happened to them, in file order."""
+"""Chooses the generated programs that a report shows: by outcome, in file order."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ SHOWN = {"Some arms pass": 2, "Every arm passes": 1, "No arm passes": 1}
 
 @dataclass(frozen=True)
 class ShownProgram:
-    """One arm's program for a problem, fit to be shown."""
+    """One arm's program for a problem, safe to show."""
 
     arm: str
     verdict: str
@@ -24,7 +24,7 @@ class ShownProgram:
 
 @dataclass(frozen=True)
 class ShownProblem:
-    """One problem with the programs of all arms, and the kind of outcome it stands for."""
+    """One problem with the programs of all arms, and the kind of outcome that it illustrates."""
 
     kind: str
     task_id: str

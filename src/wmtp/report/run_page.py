@@ -1,4 +1,4 @@
-"""What the page of a single training run shows, gathered from its directory."""
+"""Gathers what a training run's page shows from its directory."""
 
 import json
 from collections.abc import Callable
@@ -95,7 +95,7 @@ def _critic(run: Run) -> dict[str, Any] | None:
             "AUC": number(found.auc, 3),
             "explained variance": number(found.explained_variance, 3),
             "calibration error": number(found.calibration, 3),
-            "documents": f"{number(found.documents, 0)} to learn from, {number(found.held_out, 0)} held out",
+            "documents": f"{number(found.documents, 0)} for training, {number(found.held_out, 0)} held out",
             "best step": f"{number(found.best_step, 0)} of {number(found.steps, 0)}",
             "training seconds": number(found.seconds, 1),
         },

@@ -1,4 +1,4 @@
-"""matplotlib figures as SVG for a page: colours by role, so that the page's style decides them."""
+"""matplotlib figures as SVG for a page; colours are roles that the page's style sheet defines."""
 
 import io
 import re
@@ -57,7 +57,7 @@ STYLE = {
 
 
 def color(series: int) -> str:
-    """The colour that stands for a series; they repeat after eight."""
+    """Colour of a series; they repeat after eight."""
     return SERIES[series % len(SERIES)]
 
 
@@ -80,17 +80,17 @@ def compact(value: float, _position: int | None = None) -> str:
 
 
 def new_figure(width: float = 4.0, height: float = 2.7) -> Figure:
-    """An empty figure, sizes in inches; make it and draw on it inside `matplotlib.rc_context(STYLE)`."""
+    """An empty figure, sizes in inches; create it and draw on it inside `matplotlib.rc_context(STYLE)`."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def to_svg(figure: Figure, name: str, alt: str) -> str:
-    """The figure as an SVG element to stand inside a page.
+    """The figure as an SVG element for a page.
 
     Args:
         figure: what to draw; its colours must be the roles of this module.
-        name: unique in the page, prefixes every id.
-        alt: what a reader who does not see it must know.
+        name: unique in the page; the prefix of every id.
+        alt: text for readers who cannot see it.
     """
     out = io.StringIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": name}):

@@ -1,4 +1,4 @@
-"""The same results for a terminal, as rich renderables."""
+"""Results for a terminal, as rich renderables."""
 
 from collections.abc import Callable
 
@@ -20,7 +20,7 @@ NEUTRAL, ABOVE, BELOW = (235, 235, 235), (86, 160, 222), (238, 146, 66)
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """One row an arm, with the 95% interval on its second line; the headline and its notes stand below."""
+    """One row per arm, with the 95% interval on its second line; the headline and its notes follow."""
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,
@@ -104,7 +104,7 @@ def render_token_weights(sample: TokenSample, arm: str) -> Text:
 
 
 def weight_legend() -> Text:
-    """What the colours of `render_token_weights` mean."""
+    """Legend for the colours of `render_token_weights`."""
     text = Text("weight ")
     for weight, label in (
         (0.0, "0"),

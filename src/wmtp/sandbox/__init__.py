@@ -1,4 +1,4 @@
-"""Executing programs that nobody has read: see docs/sandbox.md for what this protects from and what it does not."""
+"""Runs untrusted programs; docs/sandbox.md says what this protects from and what it does not."""
 
 from wmtp.sandbox.execution import AnyProgram, describe, execute, execute_all, usable_cores
 from wmtp.sandbox.program import (

@@ -1,4 +1,4 @@
-"""The command by which a server gets namespaces of its own: processes, network, files and IPC."""
+"""Builds the command that gives a server its own namespaces: processes, network, files and IPC."""
 
 import os
 import sys
@@ -13,12 +13,12 @@ _OWN_CODE = os.path.dirname(kernel.__file__)
 
 
 def command(place: str, arguments: list[str], readable: Iterable[str] = ()) -> list[str]:
-    """Start an interpreter as the first process of namespaces of its own: all in them end with it.
+    """The command that starts an interpreter as the first process of new namespaces; all others in them end with it.
 
     Args:
-        place: the one directory that can be written to.
+        place: the only writable directory.
         arguments: of the interpreter.
-        readable: what can be read besides what an interpreter needs.
+        readable: readable paths besides those an interpreter needs.
     """
     options = [f"--unshare-{name}" for name in _NAMESPACES]
     options += ["--die-with-parent", "--new-session", "--as-pid-1", "--clearenv", "--cap-drop", "ALL"]
@@ -34,7 +34,7 @@ def command(place: str, arguments: list[str], readable: Iterable[str] = ()) -> l
 
 
 def _view(places: list[str], readable: Iterable[str]) -> list[str]:
-    """Options that show what an interpreter needs to read, and the directories above that and above the places."""
+    """Options that make visible what an interpreter needs to read, and all directories above."""
     paths = [*readable_paths(), *readable, os.path.realpath(sys.executable), _OWN_CODE]
     links = {path: os.path.realpath(path) for path in paths if os.path.islink(path)}
     wanted = {links.get(path, path) for path in paths}
@@ -55,7 +55,7 @@ def _is_beneath(path: str, others: set[str]) -> bool:
 
 
 def _with_parents(paths: list[str]) -> list[str]:
-    """Options that make every directory above the paths; bubblewrap would close those that are closed outside."""
+    """Options that create every directory above the paths, open even where the one outside is not."""
     parents = set()
     for path in paths:
         while (path := os.path.dirname(path)) != "/":

@@ -1,4 +1,4 @@
-"""Removing what a program has left in its directory."""
+"""Removes what a program leaves in its directory."""
 
 import errno
 import os
@@ -6,7 +6,7 @@ import secrets
 
 
 def remove_tree(top: str) -> None:
-    """Remove a directory that was made to resist: unreadable, nested beyond what paths can name, or a link by now.
+    """Remove a directory that resists: unreadable, nested beyond what paths can name, or replaced by a link.
 
     Directories inside directories are moved up to the top until there are none.
     """

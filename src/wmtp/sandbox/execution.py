@@ -1,4 +1,4 @@
-"""Starting a judge for each program, and making sure that nothing of it is left."""
+"""Starts a judge for each program and makes sure that nothing of it is left."""
 
 import os
 import sys
@@ -26,7 +26,7 @@ def execute(program: AnyProgram, limits: Limits, isolation: str = "auto") -> Exe
         isolation: "auto", "strict", or a level (see `levels`).
 
     Returns:
-        The verdict, at most a second after the program's wall-clock limit. `ERROR` has been tried twice.
+        The verdict, at most a second after the program's wall-clock limit. `ERROR` means that it was tried twice.
 
     Raises:
         WMTPError: this machine does not have the isolation.
@@ -44,9 +44,9 @@ def execute_all(
     """Judge many programs at once.
 
     Args:
-        programs: taken as they are needed.
+        programs: consumed as they are needed.
         limits: of each program.
-        workers: programs at the same time; by default, one a processor core.
+        workers: programs at the same time; by default, one per processor core.
         isolation: "auto", "strict", or a level (see `levels`).
 
     Yields:
@@ -74,12 +74,11 @@ def execute_all(
 
 
 def describe(isolation: str = "auto") -> dict[str, Any]:
-    """What isolation this machine achieves, found out by running a program at each level.
+    """The isolation that this machine achieves, found by running a program at each level.
 
     Returns:
-        `works`; `message` if it does not; `level`; `unavailable`, better levels with the reason why they are not
-        had; `platform`; `landlock_abi` (0: none); and measure to whether it holds here (see docs/sandbox.md for
-        what each is worth).
+        `works`; `message` if it does not; `level`; `unavailable`, better levels and why they do not work; `platform`;
+        `landlock_abi` (0: none); and, by measure, whether it holds here (docs/sandbox.md says what each is worth).
 
     Raises:
         WMTPError: this machine does not have the isolation.
@@ -97,7 +96,7 @@ def describe(isolation: str = "auto") -> dict[str, Any]:
 
 
 def _probe(level: str) -> tuple[str, dict[str, Any]]:
-    """Run a program at a level: why it could not (empty if it could), and what it found."""
+    """Run a program at a level; return why it failed (empty if it worked), and the facts it found."""
     program = Program("probe", "def probe(): return 1", ("assert probe() == 1",))
     servers = Servers(level)
     try:

@@ -1,4 +1,4 @@
-"""How a program is isolated: what can be asked for, and what a machine is found to have."""
+"""Levels of isolation: which can be asked for, and which the machine has."""
 
 import shutil
 import subprocess
@@ -34,7 +34,7 @@ class Choice:
         level: one of `LEVELS`.
         problem: why not even this level works; empty if it does.
         facts: measure to whether it holds.
-        unavailable: better levels, and why they are not had.
+        unavailable: better levels, and why they do not work.
     """
 
     level: str
@@ -44,12 +44,12 @@ class Choice:
 
 
 def choose(isolation: str, probe: Callable[[str], tuple[str, dict[str, Any]]]) -> Choice:
-    """The best level that works; once found, it stays for the life of this process.
+    """The best level that works; once found, it is kept for the life of this process.
 
     Args:
-        isolation: "auto", the best there is; "strict", one with kernel isolation; or one level, whether it works or
+        isolation: "auto", the best available; "strict", one with kernel isolation; or one level, whether it works or
             not.
-        probe: runs a program at a level; why it could not (empty if it could), and the facts that it found.
+        probe: runs a program at a level; returns why it failed (empty if it worked), and the facts it found.
 
     Raises:
         WMTPError: no such isolation, or "strict" and the machine has no kernel isolation.
@@ -82,7 +82,7 @@ def _try(levels: tuple[str, ...], probe: Callable[[str], tuple[str, dict[str, An
 
 
 def _bubblewrap_problem() -> str:
-    """Why bubblewrap does not work here, in its own words; empty if it does."""
+    """Bubblewrap's own message if it does not work here; empty if it does."""
     if not shutil.which("bwrap"):
         return "bubblewrap (bwrap) is not installed"
     try:

@@ -1,4 +1,4 @@
-"""Where the packages are that a program may import."""
+"""Locates the packages that a program may import."""
 
 import importlib.util
 import sys

@@ -1,4 +1,4 @@
-"""What is executed, within which limits, and what came of it."""
+"""Programs, their limits, and the outcome of running them."""
 
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
@@ -21,9 +21,10 @@ __all__ = [
 
 
 class Verdict(StrEnum):
-    """`ERROR` says that the program could not be judged; it is no statement about the program.
+    """`ERROR` means that the program could not be judged, and says nothing about it.
 
-    That is so where the tests themselves go wrong, a package that they need is not installed, or the sandbox fails.
+    Its tests are wrong, a package that they need is not installed, or the sandbox failed.
+
     """
 
     PASSED = "passed"
@@ -70,7 +71,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Program:
-    """A candidate's code and the tests that it has to pass.
+    """A candidate's code and the tests that it must pass.
 
     Attributes:
         task_id: the problem it is meant to solve.
@@ -114,7 +115,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Case:
-    """What a program reads, and what it has to write.
+    """What a program reads and must write.
 
     Attributes:
         stdin: the program's standard input; a newline is added where its last line has none.
@@ -127,7 +128,7 @@ class Case:
 
 @dataclass(frozen=True)
 class StdinProgram:
-    """A candidate's script and the cases that it has to answer, each in a process of its own.
+    """A candidate's script and the cases that it must answer, each in a new process.
 
     Attributes:
         task_id: the problem it is meant to solve.
@@ -162,7 +163,7 @@ class StdinProgram:
                 raise WMTPError(f"problem {self.task_id!r}: {name!r} should be the name of a file")
 
     def within(self, limits: Limits) -> Limits:
-        """An evaluation's limits, but for those of its own."""
+        """An evaluation's limits, except those that the program sets itself."""
         return replace(
             limits,
             cpu_seconds=self.cpu_seconds or limits.cpu_seconds,
@@ -173,7 +174,7 @@ class StdinProgram:
 
 @dataclass(frozen=True)
 class Call:
-    """What a function is given, and what it has to return, as plain built-in values.
+    """Arguments of a function and the result that it must return, as plain built-in values.
 
     Attributes:
         arguments: one after the other.
@@ -186,7 +187,7 @@ class Call:
 
 @dataclass(frozen=True)
 class CallProgram:
-    """A candidate's function and the calls that it has to answer, each in a process of its own.
+    """A candidate's function and the calls that it must answer, each in a new process.
 
     Attributes:
         task_id: the problem it is meant to solve.
@@ -227,7 +228,7 @@ class Execution:
         seconds: wall-clock time from the start of the processes to the end of all of them.
         inside: the tests ran in the candidate's process, where a hostile program can forge the verdict: because
             `tests_inside` says so, or because they pass what cannot cross.
-        public: whether all public cases or tests passed; None if that was not found out, or there are none.
+        public: whether all public cases or tests passed; None if that is not known, or there are none.
     """
 
     verdict: Verdict

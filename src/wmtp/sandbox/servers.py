@@ -1,4 +1,4 @@
-"""The evaluator's side of the judge servers: starting them, talking to them, and leaving nothing of them behind."""
+"""The evaluator's side of the judge servers: starts them, talks to them, and removes all that they leave behind."""
 
 import os
 import subprocess
@@ -29,11 +29,11 @@ _REQUEST_LIMIT = 1 << 30
 
 @dataclass(frozen=True)
 class Report:
-    """What one attempt to judge a program gave.
+    """Outcome of one attempt to judge a program.
 
     `judge_disturbed`: killed by a signal or stopped by an error, while a program ran that was able to cause it.
-    Once, it may have been somebody else; twice, it was the program. `public`, `inside`: see `Execution`. `final`: an
-    error that would be the same at another attempt.
+    Once, something else may be the cause; twice, it was the program. `public`, `inside`: see `Execution`. `final`: an
+    error that another attempt would only repeat.
     """
 
     verdict: str
@@ -47,7 +47,7 @@ class Report:
 
 
 class Server:
-    """A process that forks a judge for each program, and a place for their files.
+    """A process that forks a judge for each program, and the directory for their files.
 
     It dies with the thread that starts it.
 
@@ -92,7 +92,7 @@ class Server:
         self._in_use = threading.RLock()
 
     def sees(self, packages: dict[str, str]) -> bool:
-        """Whether these packages can be imported where this server is."""
+        """Whether this server can import these packages."""
         return self._packages is None or packages.items() <= self._packages.items()
 
     def judge(self, request: dict[str, Any], wall_seconds: float) -> tuple[Report, bool]:
@@ -147,7 +147,7 @@ class Server:
         return self._without_verdict(said), False
 
     def _without_verdict(self, said: dict[str, Any]) -> Report:
-        """The judge came to an end, or its server did; report how."""
+        """Report how the judge, or its server, ended."""
         reason = self.end()
         code = said["ended"][0] if "ended" in said else self._process.returncode
         candidate, powerless = said.get("started", (0, True))
@@ -162,7 +162,7 @@ class Server:
         )
 
     def kill(self) -> None:
-        """Kill the server after all below it: orphans are its children, and it reaps them, as long as it lives."""
+        """Kill everything below the server, then the server, which adopts and reaps orphans as long as it lives."""
         for _ in range(_KILL_ROUNDS):
             is_alive = self._process.poll() is None
             below = kernel.descendants(self._process.pid, zombies=True) if is_alive else []
@@ -176,10 +176,10 @@ class Server:
         kernel.kill(self._process.pid, group=True)
 
     def end(self) -> str:
-        """Kill the server, let go of it and remove its place, once no program is being judged.
+        """Kill the server and remove its directory, once no program is being judged.
 
         Returns:
-            The last line that it wrote to its standard error.
+            The last line of its standard error.
         """
         self.kill()
         with self._in_use:
@@ -192,9 +192,9 @@ class Server:
 
 
 class Servers:
-    """The servers of one evaluation, one a thread, so that all of them can be ended.
+    """The servers of one evaluation, one per thread, so that all of them can be ended.
 
-    Directories are removed by a thread of its own: a program can make so many that it takes longer than its deadline.
+    A separate thread removes directories: a program can make so many that it takes longer than its deadline.
 
     Args:
         level: one of `LEVELS`.
@@ -208,7 +208,7 @@ class Servers:
         self._housekeeper = ThreadPoolExecutor(1, thread_name_prefix="sandbox-housekeeper")
 
     def judge(self, request: dict[str, Any], wall_seconds: float) -> Report:
-        """Have one program judged by this thread's server, which is started or replaced where necessary.
+        """Have this thread's server judge a program; start or replace it if necessary.
 
         Args:
             request: see `judge.judge_request`, but for the plan's `workdir`.
@@ -239,7 +239,7 @@ class Servers:
         return report
 
     def close(self) -> None:
-        """End every server with all that it started, start no more, and wait until their directories are gone."""
+        """End every server and all that it started, start no more, and wait until their directories are gone."""
         with self._lock:
             self._closed = True
             servers = list(self._running.values())

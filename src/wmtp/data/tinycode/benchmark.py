@@ -15,13 +15,13 @@ from wmtp.errors import WMTPError
 
 Row = dict[str, Any]
 TRIES = 2000
-"""Draws of a problem after which the space counts as exhausted."""
+"""Number of draws of a problem after which the space counts as exhausted."""
 TRIES_OF_A_KIND = 50
-"""Draws after which a problem of another family or length is tried."""
+"""Number of draws after which a problem of another family or length is tried."""
 TRIES_FOR_NEW_ROW = 20
-"""Draws after which a training row may repeat an earlier one."""
+"""Number of draws after which a training row may repeat an earlier one."""
 POOL_SIZE: dict[Split, int] = {"train": 8, "validation": 40, "test": 40}
-"""Inputs that the tests of a problem are chosen from; those of held-out ones decide an evaluation."""
+"""Number of inputs from which a problem's tests are chosen; more where they decide an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _draw_problem(
 
 
 def _corruptions(problems: Sequence[_Problem], count: int, rng: Rng) -> dict[int, Corruption]:
-    """Spoilt solutions for `count` random problems; half by the kind used least, which few programs allow."""
+    """Corrupted solutions for `count` random problems; half use the least used kind, which few programs allow."""
     order = list(range(len(problems)))
     rng.shuffle(order)
     used = dict.fromkeys(KINDS, 0)

@@ -1,4 +1,4 @@
-"""Inputs that tell a program from its neighbours."""
+"""Chooses inputs that distinguish a program from similar ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,8 +52,7 @@ def draw_cases(program: Program, pool_size: int, rng: Rng) -> list[Case] | None:
 
     Among `pool_size` random inputs those are taken first that also tell most changes of a constant by one.
 
-    Returns:
-        None when no such inputs were found: then some step has no effect.
+    Returns: None if no such inputs were found, since some step has no effect.
     """
     required = with_one_step_dropped(program) + with_block_simplified(program)
     variants = required + with_constant_changed(program, _neighbours)
@@ -67,7 +66,7 @@ def draw_cases(program: Program, pool_size: int, rng: Rng) -> list[Case] | None:
 
 
 def tells_apart(case: Case, variant: Program) -> bool:
-    """Whether a program fails the case: it returns something else, or its types do not fit any more."""
+    """Whether a program fails the case: it returns something else, or its types no longer fit."""
     try:
         return bool(run(variant, case.arguments) != case.expected)
     except (TypeError, AttributeError):

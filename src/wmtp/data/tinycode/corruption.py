@@ -1,4 +1,4 @@
-"""Solutions that are wrong the way real corpora are wrong, and where in the code it shows."""
+"""Corrupts solutions the way real corpora are wrong, and marks where."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -41,7 +41,7 @@ class Corruption:
 
 
 def corrupt(program: Program, cases: Sequence[Case], kinds: Sequence[str], rng: Rng) -> Corruption:
-    """Spoil a program in one place, by the first kind that applies to it.
+    """Corrupt a program in one place, by the first kind that applies.
 
     A bug that the cases do not notice is drawn again, and after some tries the next kind follows. Comments
     always apply; they leave the solution right.

@@ -1,4 +1,4 @@
-"""Programs in words: one of several frames around one of several wordings of each step."""
+"""Describes programs in words: one of several frames around one of several wordings of each step."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ TWO_NOUNS = ("two integers x and y", "two numbers x and y", "two whole numbers x
 
 @dataclass(frozen=True)
 class Frame:
-    """What stands around and between the steps of a sequence."""
+    """Words around and between the steps of a sequence."""
 
     pattern: str
     join: str

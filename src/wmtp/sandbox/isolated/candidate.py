@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 MODULE = "candidate"
-"""The name of the module that the code runs as: not `__main__`, so that a script's main part does not run."""
+"""Name of the module that the code runs as; not `__main__`, so that a script's main part does not run."""
 
 _MESSAGE = 300
 _OWN_DEPTH = 4
-"""Calls of this file's below the code."""
+"""Frames of this file below the code."""
 _REQUEST_LIMIT = 1 << 30
 
 
@@ -62,7 +62,7 @@ def main(read_fd: int, write_fd: int) -> None:
 
 
 def _set_standard_input(text: str, workdir: str) -> None:
-    """Make `text` the standard input, a regular file."""
+    """Make `text` the standard input, as a regular file."""
     if kernel.LINUX:
         fd = os.memfd_create("stdin")
     else:
@@ -77,7 +77,7 @@ def _set_standard_input(text: str, workdir: str) -> None:
 
 
 def _run(code: str, channel: Channel) -> None:
-    """Run a script whose standard output goes to the judge as it is."""
+    """Run a script, with its standard output going straight to the judge."""
     os.dup2(channel.write_fd, 1)
     channel.close()
     _renew_standard_output()
@@ -163,7 +163,7 @@ def _look_up(module: "ModuleType", name: str) -> tuple[object, ...]:
 
 
 def _describe(error: BaseException, code: str) -> "tuple[str, str, int]":
-    """Type, message and the line of the candidate's code that the error passed last (0: none)."""
+    """Type and message of the error, and the last line of the candidate's code that it passed (0: none)."""
     own = _compiled(code)
     line, step = 0, error.__traceback__
     while step is not None:

@@ -1,4 +1,4 @@
-"""Length-prefixed messages over two pipes, with a deadline and a size limit for the side that does not trust."""
+"""Length-prefixed messages over two pipes; the side that distrusts the other has a deadline and a size limit."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class DeadlineError(Exception):
 
 
 def frame(message: bytes) -> bytes:
-    """A message with its length in front."""
+    """A message prefixed with its length."""
     return len(message).to_bytes(_HEADER, "big") + message
 
 
@@ -38,8 +38,8 @@ class Channel:
         read_fd: file descriptor to receive from.
         write_fd: file descriptor to send to.
         limit: largest message that is accepted, bytes.
-        look: says for how many seconds the other side may be waited for before it is called again; raises
-            `DeadlineError` when it has had its time. None for the side that waits for ever.
+        look: returns the seconds to wait for the other side before the next call; raises `DeadlineError` when time is
+            up. None for the side that waits for ever.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Channel:
         return message
 
     def receive_rest(self) -> bytes:
-        """Receive what comes, without a length in front, until the other side closes its end.
+        """Receive everything, without length prefix, until the other side closes its end.
 
         Raises:
             SizeError: it sends more than `limit` bytes.
@@ -105,7 +105,7 @@ class Channel:
         os.close(self.write_fd)
 
     def _read_until(self, size: int) -> None:
-        """Have at least so many bytes received."""
+        """Receive until at least that many bytes are there."""
         while len(self._received) < size:
             chunk = self._read_some()
             if not chunk:

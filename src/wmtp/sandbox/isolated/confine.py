@@ -1,4 +1,4 @@
-"""What a process gives up before it runs a candidate's code. Every measure is final: it cannot be taken back."""
+"""Confines a process before it runs a candidate's code. No measure can be undone."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def confine(plan: Plan) -> dict[str, bool]:
     """Confine the calling process.
 
     Returns:
-        Measure to whether this machine has it.
+        By measure, whether this machine has it.
 
     Raises:
         OSError: a measure that this machine should have was refused.
@@ -113,7 +113,7 @@ def _become(user: int) -> None:
 
 
 def _rights(places: dict[str, str]) -> dict[str, int]:
-    """What Landlock is to leave open."""
+    """The rights that Landlock leaves."""
     rights = dict.fromkeys([*readable_paths(), *packages.readable_paths(places)], landlock.READ)
     rights |= dict.fromkeys(devices(), landlock.READ | landlock.WRITE)
     rights["."] = landlock.READ | landlock.WRITE | landlock.KEEP_HOUSE
@@ -131,7 +131,7 @@ def _open_packages(places: dict[str, str]) -> dict[str, tuple[str, int]]:
 
 
 def _keep_library_readable(library: list[tuple[str, int]]) -> None:
-    """Import through the descriptors where the new user may not walk to the interpreter (/root is 0700)."""
+    """Import through the descriptors where the new user may not reach the interpreter (/root is 0700)."""
     if all(os.access(path, os.R_OK | os.X_OK) for path, _ in library):
         for _, fd in library:
             os.close(fd)
@@ -155,7 +155,7 @@ def _keep_packages_readable(places: dict[str, tuple[str, int]]) -> None:
 
 
 def _change_paths(ways: dict[str, str]) -> None:
-    """Have the packages that are imported already find the rest of themselves another way."""
+    """Let packages that are already imported find their other modules through the descriptors."""
     for package in [module for module in sys.modules.values() if hasattr(module, "__path__")]:
         for path, way in ways.items():
             package.__path__ = [place.replace(path, way) for place in package.__path__]

@@ -33,7 +33,7 @@ _MODULES = frozenset({
     "math", "operator", "random", "re", "statistics", "string", "sys", "typing",
 })
 # fmt: on
-"""Those of the standard library that a test may use under a name by which the candidate imported them."""
+"""Modules of the standard library that tests may use under the name by which the candidate imported them."""
 
 
 class Namespace(dict[str, object]):
@@ -83,8 +83,8 @@ def judge_request(
         request: `plan`, the limits; `code`; and either `cases` (see `stdio.judge`), or `setup`, `tests`,
             `tests_inside`, `entry_point` and `defines`.
         user: an id for the candidate to become, if this process can change it.
-        facts: what is already known of the isolation.
-        report: is told when a candidate's process has started, and the verdict.
+        facts: what is already known about the isolation.
+        report: called when a candidate's process has started, and with the verdict.
     """
     plan = request["plan"]
     plan["judge"] = os.getpid()
@@ -218,7 +218,7 @@ class Tests:
 
     @property
     def demanded(self) -> list[str]:
-        """The names that a right candidate defines; none if that is not known."""
+        """The names that a right candidate defines; empty if they are not known."""
         return [*self.defines, *([self.entry_point, ENTRY_POINT] if self.entry_point else [])]
 
     def where(self, position: int) -> str:
@@ -281,7 +281,7 @@ def _printable(text: str) -> str:
 
 
 def _limit_memory(mib: int) -> None:
-    """A result may be made to grow in the tests (`f(x) * 10**9`); the judge must not take the machine with it."""
+    """Limit the judge's own memory: tests may make a result grow (`f(x) * 10**9`)."""
     if kernel.LINUX:
         size = (mib << 20) + packages.finder.held_bytes
         allowed = resource.getrlimit(resource.RLIMIT_AS)[1]

@@ -1,4 +1,4 @@
-"""What the operating system offers a process that wants to confine itself, without third-party packages."""
+"""Calls of the operating system with which a process confines itself, without third-party packages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 _SECCOMP_MODE_FILTER = 2
 
 _HIGH_ID, _HIGH_SPAN, _LOW_ID, _LOW_SPAN = 0x7000_0000, 0x0800_0000, 20_000, 40_000
-"""Where the programs' user ids start: a range that no system assigns, and one for containers that map 65,536 ids."""
+"""First user id of the programs: in a range that no system assigns, and in one for containers that map 65,536 ids."""
 
 NEEDED_CAPABILITIES = {"chown": 0, "dac_override": 1, "kill": 5, "setgid": 6, "setuid": 7}
 _CAPABILITY_VERSION_3 = 0x2008_0522
@@ -117,7 +117,7 @@ def processor_clock(pid: int) -> int | None:
 
 
 def die_with_parent(signal: int = SIGKILL) -> bool:
-    """Have the kernel signal this process when the thread that started it ends. Cleared by a change of user."""
+    """Have the kernel signal this process when the thread that started it ends. A change of user clears this."""
     return _prctl(_PR_SET_PDEATHSIG, signal)
 
 
@@ -127,12 +127,12 @@ def protect_memory(protected: bool) -> bool:
 
 
 def adopt_orphans() -> bool:
-    """Become the parent of every descendant whose own parent ends, so that none can get away."""
+    """Become the parent of every descendant whose own parent ends, so that none can escape."""
     return _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def no_new_privileges() -> bool:
-    """Make set-user-id programs and file capabilities powerless, for ever."""
+    """Disable set-user-id programs and file capabilities for good."""
     return _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
@@ -177,7 +177,7 @@ def _mapped(path: str, number: int) -> bool:
 
 
 def descendants(pid: int, zombies: bool = False) -> list[int]:
-    """Living processes below `pid`, and zombies if asked for, nearest first; empty where there is no /proc."""
+    """Living processes below `pid` (with zombies if asked for), nearest first; empty without /proc."""
     if not LINUX:
         return []
     processes: dict[int, tuple[int, bool]] = {}
@@ -198,7 +198,7 @@ def descendants(pid: int, zombies: bool = False) -> list[int]:
 
 
 def kill(pid: int, group: bool = False) -> None:
-    """SIGKILL to a process, or to its group, that may be gone already (macOS then says: not permitted)."""
+    """Kill a process, or its group, that may already be gone (macOS then says: not permitted)."""
     try:
         if group:
             os.killpg(pid, SIGKILL)

@@ -1,4 +1,4 @@
-"""Landlock: the kernel refuses this process, for ever, whatever files, ports and signals were not granted before.
+"""Landlock: the kernel refuses a process all files, ports and signals that were not granted before, for good.
 
 See https://docs.kernel.org/userspace-api/landlock.html; the three system calls have the same numbers everywhere.
 """
@@ -30,7 +30,7 @@ KEEP_HOUSE = _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _MAKE_SYM | _R
 _OF_FILES = WRITE | _READ_FILE
 
 _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-"""By version of the interface, how many rights on files it knows."""
+"""Number of rights on files, by version of the interface."""
 
 _TCP_SINCE, _ALL_OF_TCP = 4, 0b11
 _SCOPES_SINCE, _ALL_SCOPES = 6, 0b11
@@ -47,7 +47,7 @@ def abi() -> int:
 
 
 def ruleset(rights: dict[str, int]) -> int:
-    """Rules that refuse everything about files that the kernel's version can refuse, but for what is granted.
+    """Rules that refuse all access to files that this kernel can refuse, except what is granted.
 
     They refuse TCP ports from version 4 on, and signals and abstract sockets to processes outside from version 6 on.
 

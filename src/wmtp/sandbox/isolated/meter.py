@@ -1,4 +1,4 @@
-"""What a candidate's process has used, and what of that was the judge's doing.
+"""Measures the time of a candidate's process, less the time that the judge caused.
 
 Arguments and results are turned into bytes and back in both processes, with the same code. So the judge's own time
 for that, doubled, and a fixed time for each call are added to the candidate's limits.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _PER_CALL = 0.0001
 _FACTOR = 2.0
 _OFTEN = 4.0
-"""A look before the rest of the time can be used up by this many threads."""
+"""Processor seconds per second that the process may use at most until the next look: so many threads at once."""
 
 _SHORTEST_WAIT = 0.01
 _WORTH_TELLING = 0.25
@@ -36,10 +36,10 @@ class Meter:
     Args:
         pid: its id.
         plan: `cpu_seconds` and `wall_seconds`.
-        extend: is told by how many seconds the wall-clock limit moves.
+        extend: called with the seconds by which the wall-clock limit moves.
 
     Attributes:
-        deadline: moment (`time.monotonic()`) by which it has to be done.
+        deadline: moment (`time.monotonic()`) by which it must be done.
     """
 
     def __init__(self, pid: int, plan: Plan, extend: Callable[[float], None]) -> None:
@@ -76,7 +76,7 @@ class Meter:
         return min(self.deadline, self._next_look) - now
 
     def credit(self, seconds: float) -> None:
-        """Do not count one call for which this process spent `seconds` on turning values into bytes and back."""
+        """Do not charge for a call for which this process spent `seconds` on turning values into bytes and back."""
         more = min(_FACTOR * seconds + _PER_CALL, self._largest_credit - self._credit)
         self._credit += more
         self.deadline += more

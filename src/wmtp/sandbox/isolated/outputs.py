@@ -1,4 +1,4 @@
-"""Whether two outputs are the same, by one of two published rules."""
+"""Compares outputs by one of two published rules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OF_NUMBERS = frozenset("+-.0123456789aefinty")
 
 
 def difference(written: str, expected: str, comparison: str = "tokens") -> str:
-    """What distinguishes two outputs; empty if nothing does.
+    """The first difference between two outputs; empty if there is none.
 
     Args:
         comparison: `tokens` or `lines`, see `StdinProgram`.
@@ -60,7 +60,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _integer(token: str) -> str:
-    """The canonical digits of an integer; empty for what is none. Reading a long one takes time in its square."""
+    """The canonical digits of an integer; empty for anything else. `int` would take quadratic time on a long one."""
     digits = token[1:] if token[:1] in ("+", "-") else token
     if not (digits.isascii() and digits.isdigit()):
         return ""

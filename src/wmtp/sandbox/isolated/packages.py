@@ -1,7 +1,6 @@
-"""Third-party packages that tests and candidates may import: those that the task names, and nothing beside them.
+"""Third-party packages that tests and candidates may import: those that the task names, and no others.
 
-What they cost is the task's: the processor time and the address space that importing them takes are added to the
-limits of the process that imports them before anything is limited.
+The processor time and the address space that importing them takes are added to the limits of the process.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NU
 
 
 class Finder:
-    """Finds top-level packages at their places, once the standard library does not have them.
+    """Finds top-level packages in the given places after the standard library.
 
     Args:
         places: name to the directory, or the file, that holds the package.
 
     Attributes:
-        held_bytes: address space that importing packages has taken up.
+        held_bytes: address space that imported packages occupy.
     """
 
     def __init__(self, places: dict[str, str]) -> None:
@@ -79,5 +78,5 @@ def provide(places: dict[str, str], preload: Iterable[str]) -> float:
 
 
 def readable_paths(places: dict[str, str]) -> list[str]:
-    """The packages, and the shared libraries that their wheels bring along in a directory beside them."""
+    """The packages, and the shared libraries of their wheels in a directory beside them."""
     return [path for place in places.values() for path in (place, f"{place}.libs") if os.path.exists(path)]

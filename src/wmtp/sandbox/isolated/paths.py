@@ -9,12 +9,12 @@ _TIME_ZONES = ("/etc/localtime", "/usr/share/zoneinfo")
 
 
 def readable_paths() -> list[str]:
-    """What an interpreter has to read while it runs: its libraries, those of the system, the time zones."""
+    """Paths that an interpreter reads while it runs: its libraries, the system's, the time zones."""
     own = [os.path.join(sys.base_prefix, name) for name in ("lib", "lib64")]
     paths = dict.fromkeys([os.path.dirname(os.__file__), *own, *_SYSTEM_LIBRARIES, *_TIME_ZONES])
     return [path for path in paths if os.path.exists(path)]
 
 
 def devices() -> list[str]:
-    """Devices that anybody may read from and write to without consequences."""
+    """Devices that are harmless to read from and write to."""
     return [path for path in _DEVICES if os.path.exists(path)]

@@ -1,4 +1,4 @@
-"""A filter of system calls: what an interpreter that computes, and keeps files in a directory, has no use for fails.
+"""A filter of system calls that lets an interpreter compute and keep files in a directory, and nothing else.
 
 The filter lists what is allowed. Of the rest, calls that a C library may try and do without (`clone3` and all that
 came later) answer ENOSYS, as in a kernel that does not know them, the others EPERM; a call by another architecture's
@@ -22,7 +22,7 @@ _ARCHITECTURES = {"x86_64": (0xC000_003E, 0), "aarch64": (0xC000_00B7, 1)}
 
 _X32_BIT = 0x4000_0000
 _UNIFORM_NUMBERS = 424
-"""From here on a number means the same call on every architecture."""
+"""First number from which calls have the same number on every architecture."""
 
 _KILL, _ALLOW, _REFUSE, _UNKNOWN = 0x8000_0000, 0x7FFF_0000, 0x0005_0001, 0x0005_0026
 
@@ -107,7 +107,7 @@ def rules(processes: bool) -> tuple[dict[str, tuple[int | None, int | None]], di
 
 @functools.lru_cache
 def program(machine: str, processes: bool) -> bytes:
-    """The filter as instructions for the kernel.
+    """The filter, as instructions for the kernel.
 
     Args:
         machine: as `os.uname` calls it.

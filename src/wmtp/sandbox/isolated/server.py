@@ -1,4 +1,4 @@
-"""The process that forks a judge for each program, which spares every judge the start of an interpreter.
+"""The process that forks a judge for each program, to save the start of an interpreter.
 
 It runs neither tests nor a candidate's code, so that each judge begins in the same state.
 """
@@ -58,7 +58,7 @@ def main(number: int) -> None:
 
 
 def _prepare(request: Any) -> None:
-    """Do what the judge of the next program would do again, in the process that stays and remembers it."""
+    """Do in advance what every judge would repeat, in the process that stays and remembers it."""
     plan = request["plan"]
     with suppress(ImportError):  # the candidate's process finds out, and says so
         packages.provide(plan["packages"], plan["preload"])
@@ -70,7 +70,7 @@ def _prepare(request: Any) -> None:
 
 
 def _judge(request: Any, user: int | None, channel: Channel, server: int) -> None:
-    """What the forked process does; it does not return."""
+    """Run the judge in the forked process; never returns."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         facts = {
@@ -92,13 +92,13 @@ def _judge(request: Any, user: int | None, channel: Channel, server: int) -> Non
 
 
 def _end(*_: object) -> None:
-    """The evaluator is gone: end all below, also what has left its session or does not die with its parent."""
+    """The evaluator is gone: end every descendant, even those that left the session or outlive their parent."""
     end_descendants()
     kernel.kill(os.getpid())
 
 
 def _take_over_pipes() -> tuple[int, int]:
-    """Move the two pipes away from standard input and output, where no test can get at them."""
+    """Move the two pipes away from standard input and output, out of reach of tests."""
     pipes = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)

@@ -27,19 +27,19 @@ BOOT = (
     "import sys; sys.path.append(sys.argv[1]); from isolated.{0} import main; sys.path.pop(); "
     "main(*map(int, sys.argv[2:]))"
 )
-"""What `python -c` runs; its first argument is the directory that holds this package."""
+"""Program for `python -c`; its first argument is the directory that holds this package."""
 
 ISOLATED = ("-P", "-s", "-S")
-"""Options of every interpreter. `-I` would do the same, but for the one variable that is to be read."""
+"""Options of every interpreter: as `-I`, but letting it read one variable."""
 
 ENVIRONMENT = {"PYTHONHASHSEED": "0"}
-"""Judge and candidate have one hash seed, so that a set has one order; always the same, so that a verdict is."""
+"""Judge and candidate share a fixed hash seed, so that sets are ordered alike and verdicts are reproducible."""
 
 _SETTLE = 0.002
 _FIRST_LOOK = 0.0002
 _LAST_WORDS = 0.5
 _NEARLY = 0.9
-"""The kernel's limit counts whole ticks, so that it may strike a little before that much time is spent."""
+"""The kernel's limit counts whole ticks, so it may strike slightly early."""
 
 _REQUEST_LIMIT = 1 << 30
 _SHOWN = 160
@@ -58,7 +58,7 @@ class Failure(BaseException):
 
 
 class Unable(Exception):
-    """The candidate's process could not be prepared; nobody's program is to blame."""
+    """The candidate's process could not be prepared; no program is to blame."""
 
 
 class Candidate:
@@ -115,7 +115,7 @@ class Candidate:
             self._refuse("running the program", reply)
 
     def run(self, code: str) -> str:
-        """Run the candidate's code as a script, to its end; the process is of no use afterwards.
+        """Run the candidate's code as a script to its end; the process cannot be used afterwards.
 
         Returns:
             What it wrote to standard output.
@@ -162,13 +162,13 @@ class Candidate:
         return position, f"{kind}{': ' if message else ''}{message}", theirs
 
     def look_up(self, name: str) -> tuple[str, object] | None:
-        """What the candidate's module has under a name.
+        """Look up a name in the candidate's module.
 
         Returns:
-            ("function", a stand-in), ("data", a copy) or ("module", its name); None if it has nothing there.
+            ("function", a stand-in), ("data", a copy) or ("module", its name); None if it is not defined.
 
         Raises:
-            Failure: it has what cannot cross.
+            Failure: its value cannot cross.
         """
         reply = self._ask("lookup", name)
         if reply == ("missing",):
@@ -186,14 +186,14 @@ class Candidate:
         return "data", reply[1]
 
     def describe_last_call(self) -> str:
-        """The last call that was answered, with its result; empty if there was none."""
+        """The last answered call and its result; empty if there was none."""
         if self.last_call is None:
             return ""
         name, args, kwargs, value = self.last_call
         return f"{_call(name, args, kwargs)} returned {show(value)}"
 
     def stand_in(self, name: str) -> Callable[..., object]:
-        """A function that has the candidate's of that name called."""
+        """A function that calls the candidate's function of that name."""
 
         def call(*args: object, **kwargs: object) -> object:
             reply = self._ask("call", name, args, *([kwargs] if kwargs else []))
@@ -208,7 +208,7 @@ class Candidate:
         return call
 
     def fail(self, verdict: str, message: str) -> NoReturn:
-        """Have the candidate fail, whatever else happens."""
+        """Make the candidate fail, whatever else happens."""
         self.failure = Failure(verdict, message)
         raise self.failure
 
@@ -269,7 +269,7 @@ class Candidate:
         self._refuse_end(ended, " before the tests ended")
 
     def _refuse_end(self, ended: tuple[int, float], context: str) -> NoReturn:
-        """The process is gone, though it should not be or not in this way."""
+        """Make the candidate fail because its process ended when or how it should not have."""
         code, spent = ended
         if code == -kernel.SIGXCPU or (
             code == -kernel.SIGKILL and spent >= _NEARLY * self.plan["cpu_seconds"]
@@ -304,7 +304,7 @@ class Candidate:
 
 
 def _start(workdir: str, arguments: list[str]) -> int:
-    """Start an interpreter with nothing on its standard descriptors, and with the inheritable others."""
+    """Start an interpreter with /dev/null as its standard descriptors, and the inheritable other ones."""
     null = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
     environment = ENVIRONMENT | {"HOME": workdir, "TMPDIR": workdir}
     return os.posix_spawn(sys.executable, [sys.executable, *arguments], environment, file_actions=null)
@@ -324,7 +324,7 @@ def end_descendants() -> None:
 
 
 def cannot_cross(name: str, what: str) -> str:
-    """Why tests cannot use something that the candidate defines."""
+    """Say why tests cannot use something that the candidate defines."""
     return f"the tests use the candidate's {name!r}, {what}: it cannot cross to the tests"
 
 

@@ -1,4 +1,4 @@
-"""Sets that are iterated in the same order in another process.
+"""Sends sets so that they keep their iteration order in another process.
 
 The order of a set is that of its hash table. So it depends on the size of the table, which remembers how large the
 set has been, and on which places were taken when an element came. Both processes have one hash seed.
@@ -20,18 +20,18 @@ _LARGEST_MADE = 1 << 16
 _WORTH_ARRANGING = 2000
 
 _LINEAR, _SHIFT, _ROUNDS = 9, 5, 5
-"""How CPython looks for a place: some neighbours, then a jump (`set_add_entry`); after so many jumps we give up."""
+"""How CPython probes for a slot: some neighbours, then a jump (`set_add_entry`); we give up after so many jumps."""
 
 
 def take_apart(value: Any, kind: type) -> Parts:
-    """That of which `build` makes a set of the same order, where there is such.
+    """The parts from which `build` makes a set of the same order, if possible.
 
     Args:
         value: of `kind`, or of a subclass of it.
         kind: set or frozenset.
 
     Returns:
-        Size of the table, places that have to be taken meanwhile, elements.
+        Size of the table, slots to occupy meanwhile, elements.
     """
     elements, size = list(value), _table_size(value, kind)
     plain: Parts = (size, [], elements)
@@ -42,7 +42,7 @@ def take_apart(value: Any, kind: type) -> Parts:
 
 
 def build(kind: type, size: int, taken: list[int], elements: list[Any]) -> Any:
-    """A set of these elements, in a table of this size if it can be had.
+    """A set of these elements, in a table of this size if possible.
 
     Raises:
         TypeError: an element cannot be hashed.
@@ -71,7 +71,7 @@ def _is_in_order(made: Any, elements: list[Any]) -> bool:
 
 
 def _arrange(elements: list[Any], size: int) -> tuple[list[int], list[Any]]:
-    """Places to be taken meanwhile, and elements in an order in which each finds its way to its place."""
+    """Slots to occupy meanwhile, and an order of elements in which each ends up in its slot."""
     ways = [list(dict.fromkeys(_places(hash(element), size - 1))) for element in elements]
     own = _likely_places(ways)
     holder = {place: position for position, place in enumerate(own)}
@@ -97,7 +97,7 @@ def _arrange(elements: list[Any], size: int) -> tuple[list[int], list[Any]]:
 
 
 def _places(code: int, mask: int) -> Iterator[int]:
-    """Where an element of this hash is put: the first of these places that is free."""
+    """Slots that an element of this hash tries, in order; it takes the first free one."""
     rest, place = code & (2**64 - 1), code & mask
     for _ in range(_ROUNDS):
         yield from range(place, place + 1 + (_LINEAR if place + _LINEAR <= mask else 0))
@@ -106,7 +106,7 @@ def _places(code: int, mask: int) -> Iterator[int]:
 
 
 def _likely_places(ways: list[list[int]]) -> list[int]:
-    """One place of each way, in rising order, so that together they have to go the least; none if there are none."""
+    """One slot for each probe sequence, in ascending order, with the least probing in all; none if impossible."""
     rows: list[list[tuple[int, int, int]]] = [[(-1, 0, 0)]]  # place, steps so far, position in the row before
     for way in ways:
         row, before, least, seen = [], rows[-1], (1 << 60, 0), 0
@@ -141,7 +141,7 @@ class _Refusal(Exception):
 
 
 class _Stop(_Filler):
-    """A key that ends an update of a set which holds one of the same hash."""
+    """A key that stops an update of a set which holds one of the same hash."""
 
     def __eq__(self, other: object) -> NoReturn:
         raise _Refusal
@@ -150,7 +150,7 @@ class _Stop(_Filler):
 
 
 def _enlarge(single: set[Any], size: int) -> None:
-    """Give a set of one element a larger table: an update makes room for all before it adds the first."""
+    """Give a set of one element a larger table: an update makes room for all elements before it adds the first."""
     code = hash(next(iter(single)))
     other = abs(code) % (1 << 60) + 1  # the hashes from here on are not this one
     try:  # noqa: SIM105 (importing contextlib costs 5 ms)

@@ -1,6 +1,4 @@
-"""Judging a program case by case, in a process and a directory of its own each time: scripts by what they write, and
-functions by what they return.
-"""
+"""Judges a program case by case, each in a new process and directory, by its output or a function's result."""
 
 from __future__ import annotations
 
@@ -37,7 +35,7 @@ def judge(request: Any, start: Start) -> tuple[str, str, bool | None]:
         Verdict, message, and whether all public cases passed.
 
     Raises:
-        Unable: a process could not be prepared, or a case is nothing that a program can be given or answer.
+        Unable: a process could not be prepared, or no program can be given, or can answer, a case.
     """
     public, private = request["cases"]
     wrong_in = _wrong_result if "function" in request else _wrong_output
@@ -57,7 +55,7 @@ def judge(request: Any, start: Start) -> tuple[str, str, bool | None]:
 
 
 def _wrong_output(request: Any, case: tuple[str, str], start: Start) -> str:
-    """What is wrong with what a script writes; empty if nothing is."""
+    """Why a script's output is wrong; empty if it is right."""
     given, expected = _as_bytes(case[0], "input"), _as_bytes(case[1], "output")
     limit = request["plan"]["reply_bytes"] + _TIMES_EXPECTED * len(expected)
     plan = {**request["plan"], "reply_bytes": limit, "workdir": _new_directory(request["plan"])}
@@ -76,7 +74,7 @@ def _wrong_output(request: Any, case: tuple[str, str], start: Start) -> str:
 
 
 def _wrong_result(request: Any, case: tuple[list[object], object], start: Start) -> str:
-    """What is wrong with what a function returns; empty if nothing is. A tuple counts as the list of its elements."""
+    """Why a function's result is wrong; empty if it is right. A tuple counts as the list of its elements."""
     arguments, expected = case
     candidate = start({**request["plan"], "workdir": _new_directory(request["plan"])})
     try:
@@ -99,7 +97,7 @@ def _as_bytes(text: str, what: str) -> bytes:
 
 
 def _new_directory(plan: Any) -> str:
-    """A directory inside the program's, with a name that other cases cannot find out."""
+    """A directory inside the program's, with a name that other cases cannot guess."""
     os.chmod(plan["workdir"], 0o711)
     directory = os.path.join(plan["workdir"], os.urandom(8).hex())
     os.mkdir(directory, 0o700)
@@ -118,7 +116,7 @@ def _put_file(plan: Any, name: str, content: bytes) -> None:
 
 
 def _file_content(path: str, limit: int, otherwise: str) -> str:
-    """What is in a file that a program may have written; it may as well be a link, a pipe, or not there at all.
+    """Content of a file that a program may have written; it may also be a link, a pipe, or missing.
 
     Args:
         otherwise: for a file that is not there.
@@ -131,7 +129,7 @@ def _file_content(path: str, limit: int, otherwise: str) -> str:
         raise Failure("failed", f"its output file cannot be read: {error.strerror}") from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise Failure("failed", "its output file is no file")
+        raise Failure("failed", "its output file is not a regular file")
     with open(fd, "rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:

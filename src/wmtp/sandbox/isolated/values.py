@@ -1,4 +1,4 @@
-"""Values of the standard library's types, and of numpy's, taken apart into plain ones and built of them again.
+"""Takes values of standard-library and numpy types apart into plain ones, and rebuilds them.
 
 What is built depends on the parts alone: nothing of the other process's classes or code crosses.
 """
@@ -74,7 +74,7 @@ _STANDARD: dict[tuple[str, str], Recipe] = {
     ("numpy", "ndarray"): (lambda v: _parts_of_array(v), lambda *parts: _build_array(*parts)),
     ("numpy", "generic"): (lambda v: _parts_of_array(v), lambda *parts: _build_array(*parts)[()]),
 }
-"""By module and name: what the parts are, and what builds the value of them."""
+"""By module and name: functions that give a value's parts, and rebuild it from them."""
 
 _FACTORIES: tuple[type, ...] = (bool, bytes, complex, dict, float, frozenset, int, list, set, str, tuple)
 _NUMPY_KINDS = "biufcSUmM"
@@ -82,7 +82,7 @@ _OBJECTS = "O"
 
 
 def standard_type(kind: type) -> tuple[str, str] | None:
-    """Module and name of a type whose values cross in parts; None if they do not."""
+    """Module and name of a type whose values cross in parts; None for any other."""
     key = (kind.__module__, kind.__qualname__)
     if key in _STANDARD and getattr(sys.modules.get(kind.__module__), kind.__qualname__, None) is kind:
         return key
@@ -93,12 +93,12 @@ def standard_type(kind: type) -> tuple[str, str] | None:
 
 
 def parts_of(value: Any, key: tuple[str, str]) -> tuple[Any, ...]:
-    """What a value consists of, its type's module and name first."""
+    """The parts of a value, after its type's module and name."""
     return *key, *_STANDARD[key][0](value)
 
 
 def build(parts: tuple[Any, ...]) -> object:
-    """The value of these parts, which may be anything.
+    """Rebuild a value from its parts, which may be anything.
 
     Raises:
         ValueError: they are not those of a value.

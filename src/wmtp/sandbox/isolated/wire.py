@@ -1,4 +1,4 @@
-"""Plain values as bytes, and back: the only thing that crosses between judge and candidate.
+"""Encodes plain values as bytes, and back: nothing else crosses between judge and candidate.
 
 `pickle` runs code and `marshal` may crash on hostile bytes; this decoder builds the listed types and nothing else.
 A value is one tag byte, for most types a length or count (4 bytes, big-endian), then the payload or the elements; a
@@ -33,7 +33,7 @@ _PIECE = 4096
 _WIDTHS = ((b"b", 7), (b"h", 15), (b"i", 31), (b"q", 63))
 
 ITERATOR: type = type(iter([]))
-"""What all iterators are on the other side, read to their end before they are sent."""
+"""What every iterator arrives as; it is read to its end before it is sent."""
 
 _KEYS: type = type({}.keys())
 _VALUES: type = type({}.values())
@@ -93,7 +93,7 @@ def decode(data: bytes) -> object:
 
 
 class _Writer:
-    """What is written so far, and where it has to end."""
+    """The bytes written so far, and their limit."""
 
     def __init__(self, limit: int) -> None:
         self.out = bytearray()
@@ -198,7 +198,7 @@ class _Writer:
         self.atom(b"b", value)
 
     def _write_foreign(self, value: Any, kind: Any, depth: int) -> None:
-        """Write as what another type compares as: the nearest base that has the same `__eq__`."""
+        """Write a value as the nearest base class that has the same `__eq__`."""
         for base in kind.__mro__[:-1]:
             if base.__eq__ is kind.__eq__ and (key := values.standard_type(base)) is not None:
                 self.parts(b"o", values.parts_of(value, key), depth)
@@ -319,10 +319,10 @@ def _read_iterator(data: bytes, at: int, depth: int) -> tuple[object, int]:
 
 
 def _read_list(data: bytes, at: int, depth: int) -> tuple[list[Any], int]:
-    """A part of another value that has to be a list."""
+    """A part of another value that must be a list."""
     value, end = _read(data, at, depth) if data[at : at + 1] in (b"l", b"P") else (None, at)
     if type(value) is not list:
-        raise WireError("no list where one has to be")
+        raise WireError("no list where one must be")
     return value, end
 
 
@@ -363,4 +363,4 @@ _READERS: dict[int, Any] = {
         **{tag: _parts_reader(build) for tag, build in _BUILDERS.items()},
     }.items()
 }
-"""By tag. What is damaged raises whatever it raises; `decode` says what it was."""
+"""Decoders by tag. Damaged bytes may raise anything; `decode` turns it into a `WireError`."""
