@@ -48,7 +48,7 @@ def _rank(rank: int, port: int, folder: str, work: Callable[[Heartbeat, int], No
     os.chdir(folder)
     os.dup2(os.open(f"errors{rank}", os.O_WRONLY | os.O_CREAT), 2)
     torch.set_num_threads(1)
-    heartbeat.BEAT_SECONDS, heartbeat.FILE_SECONDS = 0.2, 0.2
+    heartbeat.BEAT_SECONDS, heartbeat.FILE_BEATS = 0.2, 1
     store = dist.TCPStore("localhost", port, is_master=False)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
     try:
@@ -188,7 +188,7 @@ def test_one_process_tells_where_it_is_and_has_no_time_limit(
     store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(heartbeat, "FILE_SECONDS", 0.05)
+    monkeypatch.setattr(heartbeat, "FILE_BEATS", 1)
     monkeypatch.setattr(heartbeat, "SILENT_BEATS", 1)
     with Heartbeat(store, 0, 1, tmp_path, timeout=0.1) as beating:
         beating.at(3, "data")
