@@ -92,7 +92,8 @@ class Heartbeat:
             self._tell()
 
     def _is_stuck(self) -> bool:
-        return self._store is not None and len(self._ranks) > 1 and self._beat.seconds > self._timeout
+        waits_for_others = self._store is not None and len(self._ranks) > 1 and not self._over.is_set()
+        return waits_for_others and self._beat.seconds > self._timeout
 
     def _why_lost(self, error: BaseException) -> str:
         """Which rank is gone after a collective failed here, else where and how it failed. Takes some seconds."""
