@@ -48,7 +48,7 @@ def _rank(rank: int, port: int, folder: str, work: Callable[[Heartbeat, int], No
     os.chdir(folder)
     os.dup2(os.open(f"errors{rank}", os.O_WRONLY | os.O_CREAT), 2)
     torch.set_num_threads(1)
-    heartbeat.BEAT_SECONDS, heartbeat.FILE_SECONDS = 0.2, 0.2
+    heartbeat.BEAT_SECONDS, heartbeat.FILE_BEATS = 0.2, 1
     store = dist.TCPStore("localhost", port, is_master=False)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
     try:
@@ -147,17 +147,17 @@ def test_a_collective_that_fails_tells_the_error_of_the_rank_that_left(port: int
 
 
 def take_long(beating: Heartbeat, rank: int) -> None:
-    for _ in range(8):
+    for _ in range(6):
         beating.at(41, "validate")
-        time.sleep(0.6)
+        time.sleep(0.5)
         meet()
 
 
 @pytest.mark.slow
 def test_work_that_goes_on_may_take_long(port: int) -> None:
     started = time.monotonic()
-    assert finish(start(port, take_long, timeout=4)) == [7, 7]
-    assert time.monotonic() - started > 4
+    assert finish(start(port, take_long, timeout=2.5)) == [7, 7]
+    assert time.monotonic() - started > 2.5
     assert errors() == ""
 
 
@@ -171,13 +171,16 @@ def wait_a_little(beating: Heartbeat, rank: int) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_was_suspended_is_not_stuck(port: int) -> None:
-    processes = start(port, wait_a_little, timeout=4)
+    processes = start(port, wait_a_little, timeout=3)
     wait_for("waiting0")
     wait_for("waiting1")
-    for signum in (signal.SIGSTOP, signal.SIGCONT):
-        for process in processes:
-            os.kill(process.pid, signum)
-        time.sleep(5 if signum == signal.SIGSTOP else 2.5)
+    for process in processes:
+        os.kill(process.pid, signal.SIGSTOP)
+    time.sleep(3.2)
+    suspended_at = json.loads(Path("heartbeat.json").read_text())["ranks"][0]["count"]
+    for process in processes:
+        os.kill(process.pid, signal.SIGCONT)
+    wait_until(lambda told: told["ranks"][0]["count"] > suspended_at + heartbeat.SILENT_BEATS + 3)
     Path("enough").touch()
     assert finish(processes) == [7, 7]
     assert errors() == ""
@@ -188,17 +191,24 @@ def test_one_process_tells_where_it_is_and_has_no_time_limit(
     store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(heartbeat, "FILE_SECONDS", 0.05)
+    monkeypatch.setattr(heartbeat, "FILE_BEATS", 1)
     monkeypatch.setattr(heartbeat, "SILENT_BEATS", 1)
     with Heartbeat(store, 0, 1, tmp_path, timeout=0.1) as beating:
         beating.at(3, "data")
-        time.sleep(1)
-        told = json.loads((tmp_path / "heartbeat.json").read_text())
+        told = wait_until(lambda told: told["phase"] == "data" and told["ranks"][0]["seconds"] > 0.3)
     assert (told["step"], told["phase"], told["ranks"][0]["rank"]) == (3, "data", 0)
-    assert told["ranks"][0]["seconds"] > 0.3
     assert abs((datetime.now(UTC) - datetime.fromisoformat(told["time"])).total_seconds()) < 60
     assert json.loads((tmp_path / "heartbeat.json").read_text())["ranks"][0]["left"]
     assert [path.name for path in tmp_path.iterdir()] == ["heartbeat.json"]
+
+
+def wait_until(is_so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """What heartbeat.json tells as soon as it is so."""
+    deadline = time.monotonic() + 60
+    while not is_so(told := json.loads(Path("heartbeat.json").read_text())):
+        assert time.monotonic() < deadline, told
+        time.sleep(0.02)
+    return told
 
 
 def lose_the_store(beating: Heartbeat, rank: int) -> None:

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup
-from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 
 from wmtp.errors import WMTPError
 from wmtp.train import launch as launching
@@ -61,14 +59,6 @@ def _launch(
         os.setsid()
         fcntl.ioctl(os.open(tty, os.O_RDWR), termios.TIOCSCTTY, 0)
     launching.MARGIN_SECONDS = 0.2
-    if pause := options.pop("agent_pause", 0.0):
-        look = LocalElasticAgent._monitor_workers
-
-        def look_late(agent: LocalElasticAgent, group: WorkerGroup) -> RunResult:
-            time.sleep(pause)
-            return look(agent, group)  # type: ignore[no-any-return]
-
-        LocalElasticAgent._monitor_workers = look_late  # type: ignore[method-assign]
     sys.exit(launch(nproc, ["some", "arguments"], module="work", **options))
 
 
@@ -265,11 +255,6 @@ worker.leave(130)
         os.close(keyboard)
         os.close(terminal)
     assert [Path(f"rank{rank}").read_text() for rank in range(2)] == ["SIGINT "] * 2
-
-
-def test_a_worker_that_ends_between_two_looks_keeps_its_status() -> None:
-    launched = Launched("time.sleep(0.5)\nworker.leave(130)", agent_pause=2.0)
-    assert (launched.status(), launched.output()) == (130, "")
 
 
 def test_workers_outlive_a_killed_launcher_only_to_save() -> None:

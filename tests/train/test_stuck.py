@@ -1,5 +1,7 @@
 """Whom to name when training stands still."""
 
+from dataclasses import replace
+
 from wmtp.train.stuck import Beat, behind, gone
 
 
@@ -42,14 +44,8 @@ def test_who_is_gone_and_why() -> None:
     before = beats(Beat(7, "forward"), Beat(7, "data"), Beat(7, "forward"))
     silent = later(before, 1)
     assert gone(before, silent, range(3)) == "rank 1 no longer answers, last seen in 'data' after step 7"
-    left = silent | {2: before[2].leave(None)}
+    left = silent | {2: replace(before[2], left=True)}
     assert gone(before, left, range(3)) == "rank 2 left training"
     assert gone(before, left, range(4)) == "rank 3 did not begin training"
-    failed = left | {0: before[0].leave("OSError: no space")}
+    failed = left | {0: replace(before[0], left=True, failure="OSError: no space")}
     assert gone(before, failed, range(4)) == "rank 0 failed: OSError: no space"
-
-
-def test_a_beat_survives_the_store() -> None:
-    told = Beat(7, "data").next(8, "save", 3.5).leave("OSError: Größe")
-    assert Beat.from_json(told.to_json().encode()) == told
-    assert (told.count, told.left) == (2, True)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -14,14 +15,16 @@ from typing import NoReturn, TypeVar
 from torch.distributed import DistError
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
+from wmtp.errors import type_and_message
 from wmtp.rank import RankLost
-from wmtp.train.stuck import PHASES, Beat, Beats, behind, gone
+from wmtp.train.stuck import PHASES, Beat, behind, gone
 
 T = TypeVar("T")
 
 HEARTBEAT_FILE = "heartbeat.json"
 BEAT_SECONDS = 1.0
-FILE_SECONDS = 5.0
+FILE_BEATS = 5
+"""The file is written every so many beats."""
 SILENT_BEATS = 5
 """So many beats must be missing before a rank counts as silent: a busy machine misses some."""
 
@@ -44,10 +47,10 @@ class Heartbeat:
         self._store: Store | None = None if store is None else PrefixStore("heartbeat", store.clone())  # type: ignore[attr-defined]
         self._rank = rank
         self._ranks = range(world_size)
-        self._run = run
+        self._file = run / HEARTBEAT_FILE
         self._timeout = timeout
         self._beat = Beat()
-        self._place = (0, self._beat.step, self._beat.phase)
+        self._place = (0, "start", 0)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._live, name="heartbeat", daemon=True)
 
@@ -59,16 +62,12 @@ class Heartbeat:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        consequence = error is not None and is_collective_error(error)
-        explanation = self.explain(error) if error is not None and consequence else None
+        lost = self._why_lost(error) if error is not None and is_collective_error(error) else None
         self._over.set()
         self._thread.join(2 * SILENT_BEATS * BEAT_SECONDS)  # it may hang on a launcher that is suspended
-        own = None if error is None or consequence else _first_line(error)
-        self._beat = self._beat.leave(own)
-        self._tell()
-        self._write()
-        if explanation is not None:
-            raise RankLost(f"{explanation}; go on with --resume auto") from error
+        self._tell(left=True, failure=None if error is None or lost else type_and_message(error))
+        if lost is not None:
+            raise RankLost(f"{lost}; go on with --resume auto") from error
 
     def at(self, step: int, phase: str) -> None:
         """Say what begins now; again, while it goes on and takes long.
@@ -78,44 +77,41 @@ class Heartbeat:
             phase: one of PHASES.
         """
         assert phase in PHASES, phase
-        self._place = (self._place[0] + 1, step, phase)
-
-    def explain(self, error: BaseException) -> str:
-        """Why a collective failed here: which rank is gone, else where and how it failed. Takes some seconds."""
-        before = self._read()
-        time.sleep(SILENT_BEATS * BEAT_SECONDS)
-        after = self._read()
-        _, step, phase = self._place
-        unknown = f"a collective failed in {phase!r} after step {step}: {_first_line(error)}"
-        return unknown if self._store is None else gone(before, after, self._ranks) or unknown
+        self._place = (step, phase, self._beat.count)
 
     def _live(self) -> None:
-        last, written = time.monotonic(), float("-inf")
-        seconds, place = 0.0, self._place
-        suspected: tuple[int, Beats] | None = None
-        while not self._over.wait(BEAT_SECONDS):
-            now, before, place = time.monotonic(), place, self._place
-            # Longer than two beats: this process was suspended, not stuck.
-            seconds = seconds + min(now - last, 2 * BEAT_SECONDS) if place == before else 0.0
-            last = now
-            _, step, phase = place
-            self._beat = self._beat.next(step, phase, seconds)
-            self._tell()
-            if now - written >= FILE_SECONDS:
-                self._write()
-                written = now
-            if self._store is None or len(self._ranks) == 1 or seconds <= self._timeout:
-                suspected = None
-            elif suspected is None:
-                suspected = self._beat.count, self._read()
-            elif self._beat.count >= suspected[0] + SILENT_BEATS:
-                self._end(suspected[1], self._read())
+        while not self._over.is_set():
+            self._next()
+            if self._is_stuck():
+                reason = self._who_is_gone(self._next)
+                if self._is_stuck():
+                    self._end(reason or behind(self._read()))
 
-    def _end(self, before: Beats, after: Beats) -> NoReturn:
+    def _next(self) -> None:
+        if not self._over.wait(BEAT_SECONDS):
+            self._tell()
+
+    def _is_stuck(self) -> bool:
+        waits_for_others = self._store is not None and len(self._ranks) > 1 and not self._over.is_set()
+        return waits_for_others and self._beat.seconds > self._timeout
+
+    def _why_lost(self, error: BaseException) -> str:
+        """Which rank is gone after a collective failed here, else where and how it failed. Takes some seconds."""
+        step, phase, _ = self._place
+        unknown = f"a collective failed in {phase!r} after step {step}: {type_and_message(error)}"
+        return self._who_is_gone(lambda: time.sleep(BEAT_SECONDS)) or unknown
+
+    def _who_is_gone(self, next_beat: Callable[[], None]) -> str | None:
+        before = self._read()
+        for _ in range(SILENT_BEATS):
+            next_beat()
+        after = self._read()
+        return None if self._store is None else gone(before, after, self._ranks)
+
+    def _end(self, reason: str) -> NoReturn:
         """Of all ranks that come here at about the same time, one speaks."""
         try:
-            reason = gone(before, after, self._ranks) or behind(after)
-            if self._is_first_to_speak():
+            if self._ask(lambda store: store.add("speaker", 1), 1) == 1:
                 line = f"{reason} (devices.collective_timeout {self._timeout:g} s); go on with --resume auto"
                 # Not through sys.stderr: the main thread may hold its lock.
                 os.write(2, f"wmtp: {line}\n".encode())
@@ -124,18 +120,21 @@ class Heartbeat:
         finally:
             os._exit(1)
 
-    def _is_first_to_speak(self) -> bool:
-        return self._ask(lambda store: store.add("speaker", 1), 1) == 1
-
-    def _tell(self) -> None:
-        self._ask(lambda store: store.set(str(self._rank), self._beat.to_json()), None)
+    def _tell(self, *, left: bool = False, failure: str | None = None) -> None:
+        step, phase, since = self._place
+        count = self._beat.count + 1
+        self._beat = Beat(step, phase, count, (count - since) * BEAT_SECONDS, left, failure)
+        self._ask(lambda store: store.set(str(self._rank), json.dumps(asdict(self._beat))), None)
+        if self._rank == 0 and (left or (count - 1) % FILE_BEATS == 0):
+            self._write()
 
     def _read(self) -> dict[int, Beat]:
-        others = [str(rank) for rank in self._ranks if rank != self._rank]
-        nothing: dict[str, bytes] = {}
-        answers = self._ask(lambda store: {r: store.get(r) for r in others if store.check([r])}, nothing)
-        beats = {int(rank): Beat.from_json(text) for rank, text in answers.items()}
-        return dict(sorted((beats | {self._rank: self._beat}).items()))
+        nothing: dict[int, bytes] = {}
+        answers = self._ask(
+            lambda store: {r: store.get(str(r)) for r in self._ranks if store.check([str(r)])}, nothing
+        )
+        beats = {rank: Beat(**json.loads(answer)) for rank, answer in answers.items()}
+        return beats | {self._rank: self._beat}
 
     def _ask(self, question: Callable[[Store], T], otherwise: T) -> T:
         """The store's answer. It is not asked again once it is lost: the launcher's end is a signal to stop."""
@@ -148,32 +147,21 @@ class Heartbeat:
             return otherwise
 
     def _write(self) -> None:
-        if self._rank != 0:
-            return
-        beats = self._read()
         content = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "step": self._beat.step,
             "phase": self._beat.phase,
-            "ranks": [{"rank": rank} | beat.as_record() for rank, beat in beats.items()],
+            "ranks": [{"rank": rank} | asdict(beat) for rank, beat in self._read().items()],
         }
-        path = self._run / HEARTBEAT_FILE
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        aside = self._file.with_name(f".{HEARTBEAT_FILE}.{os.getpid()}")
         with suppress(OSError):  # a full disk is reported by those who need it
             aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            aside.replace(path)
+            aside.replace(self._file)
 
 
 def is_collective_error(error: BaseException) -> bool:
     """Whether a collective failed, which means that another rank did; or an error that came of that."""
     if error.__cause__ is not None and is_collective_error(error.__cause__):
         return True
-    text = str(error)
-    return isinstance(error, DistError) or (
-        isinstance(error, RuntimeError) and ("gloo/" in text or "NCCL" in text)
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).partition("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    is_torchs = isinstance(error, RuntimeError) and ("gloo/" in str(error) or "NCCL" in str(error))
+    return is_torchs or isinstance(error, DistError)

@@ -1,31 +1,24 @@
-"""A few rows forward and backward without learning from them: what memory they take, and what would fit."""
+"""A few rows forward and backward without learning from them, before training and when memory ran out."""
 
+import re
 from collections.abc import Callable
 
 import torch
 
 from wmtp.distributed.world import World
-from wmtp.errors import WMTPError
-from wmtp.train.memory import (
-    Growth,
-    largest_divisor,
-    largest_fitting,
-    measure_growth,
-    memory_limit,
-    out_of_memory_error,
-)
+from wmtp.errors import WMTPError, is_out_of_memory
 
 SPARE = 64 * 2**20
 """Bytes that have to be left over: not every step takes the same."""
 
 
 class Rehearsal:
-    """Finds out which micro-batch fits.
+    """Tries micro-batches.
 
     Args:
         attempt: forward and backward of micro-batches of so many rows, and so many of them; a collective act where
             there are several ranks.
-        release: gives back what an attempt left.
+        release: gives back what an attempt left (gradients, cached blocks).
         rows: of a micro-batch.
         share: rows of a step of this rank.
     """
@@ -43,36 +36,47 @@ class Rehearsal:
         self._rows = min(rows, share)
         self._share = share
         self._world = world
-        self._growth: Growth | None = None
 
     def run(self) -> None:
-        """Before the first step, on all ranks alike; one process alone can try when it comes to that.
+        """Settle the order in which DDP sums gradients, which it chooses anew after its first backward.
 
-        It also settles the order in which DDP sums gradients, which it chooses anew after its first backward:
-        so a resumed run goes on to the last bit.
+        On all ranks alike before the first step; so a resumed run goes on to the last bit.
         """
         if self._world.size > 1:
-            self._growth = measure_growth(
-                lambda rows: self._attempt(rows, 2), self._release, self._world.device
-            )
+            self._attempt(1, 1)
+            self._release()
 
     def advice(self, failure: BaseException) -> WMTPError:
-        """What to tell the user after a step ran out of memory."""
-        if self._growth is None:
-            fits = largest_fitting(self._rows, self._attempt_with_room, self._release)
+        """What to tell the user after a step ran out of memory: the largest micro-batch that fits.
+
+        Call it after the `except` block: until then the traceback keeps the tensors of the failed step alive. With
+        several ranks it is the next smaller one, untried: whoever fails within a step leaves the others waiting in
+        its collectives.
+        """
+        can_try = self._world.size == 1
+        smaller = (n for n in range(self._rows // 2, 0, -1) if self._rows % n == 0)
+        rows = next((n for n in smaller if not can_try or self._fits(n)), None)
+        wanted = re.search(r"tried to allocate ([\d.]+ ?\w+)", str(failure), re.IGNORECASE)
+        detail = f" (tried to allocate {wanted[1]})" if wanted else ""
+        if rows is None:
+            advice = (
+                "not even one row fits: lower data.sequence_length, set train.gradient_checkpointing=true, or shard "
+                "the model (more processes with devices.parallel=fsdp, devices.cpu_offload=true)"
+            )
         else:
-            limit = memory_limit(self._world.device)
-            estimate = min(self._growth.rows_within(limit), self._rows // 2)
-            fits = largest_divisor(self._rows, estimate)
-        return out_of_memory_error(
-            self._rows,
-            fits,
-            error=failure,
-            rank=self._world.rank,
-            is_estimate=self._growth is not None,
+            advice = f"{f'{rows} fits: set' if can_try else 'try'} train.micro_batch_size={rows}"
+        return WMTPError(
+            f"train.micro_batch_size {self._rows}: out of memory on rank {self._world.rank}{detail}; {advice}"
         )
 
-    def _attempt_with_room(self, rows: int) -> None:
-        room = torch.empty(SPARE, dtype=torch.uint8, device=self._world.device)
-        self._attempt(rows, self._share // rows)
-        del room
+    def _fits(self, rows: int) -> bool:
+        self._release()
+        try:
+            room = torch.empty(SPARE, dtype=torch.uint8, device=self._world.device)
+            self._attempt(rows, self._share // rows)
+            del room
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        return True

@@ -101,7 +101,7 @@ class StopRequest:
         while not self._over.is_set():
             for signum in self._received():
                 self.request(signum)
-                if insistence.grows(signum):
+                if insistence.grows(signum) and status == 0:
                     abandon_at, status = time.monotonic() + UNWINDING_SECONDS, 128 + signum
             if time.monotonic() > abandon_at:
                 os._exit(status)

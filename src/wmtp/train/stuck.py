@@ -1,9 +1,8 @@
 """Last heartbeat of each rank; decides which rank to name when training stalls."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 
 PHASES = ("start", "save", "validate", "data", "forward", "optimizer")
 """In the order in which they follow each other after as many finished steps."""
@@ -24,30 +23,10 @@ class Beat:
     left: bool = False
     failure: str | None = None
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: bytes) -> "Beat":
-        return cls(**json.loads(text))
-
-    def as_record(self) -> dict[str, int | float | str | bool | None]:
-        """What people want to see of it."""
-        return {
-            "step": self.step,
-            "phase": self.phase,
-            "seconds": round(self.seconds, 1),
-            "left": self.left,
-            "failure": self.failure,
-        }
-
-    def next(self, step: int, phase: str, seconds: float) -> "Beat":
-        """The beat that follows."""
-        return Beat(step, phase, self.count + 1, seconds)
-
-    def leave(self, failure: str | None) -> "Beat":
-        """The last beat."""
-        return replace(self, count=self.count + 1, left=True, failure=failure)
+    @property
+    def place(self) -> str:
+        """Where the rank is, for people."""
+        return f"in {self.phase!r} after step {self.step}"
 
 
 Beats = Mapping[int, Beat]
@@ -56,18 +35,15 @@ Beats = Mapping[int, Beat]
 
 def gone(before: Beats, after: Beats, ranks: range) -> str | None:
     """The ranks that cannot take part any more, and why; the beats were read long enough apart for one more each."""
-    failed = [r for r, beat in after.items() if beat.failure is not None]
+    failed = [f"rank {r} failed: {beat.failure}" for r, beat in after.items() if beat.failure is not None]
     if failed:
-        return "; ".join(f"rank {r} failed: {after[r].failure}" for r in failed)
-    absent = [r for r in ranks if r not in after]
-    if absent:
+        return "; ".join(failed)
+    if absent := [r for r in ranks if r not in after]:
         return f"{_name(absent)} did not begin training"
-    left = [r for r, beat in after.items() if beat.left]
-    if left:
+    if left := [r for r, beat in after.items() if beat.left]:
         return f"{_name(left)} left training"
-    silent = [r for r, beat in after.items() if r in before and beat.count == before[r].count]
-    if silent:
-        return f"{_name(silent)} no longer answers, last seen {_place(after[silent[0]])}"
+    if silent := [r for r, beat in after.items() if r in before and beat.count == before[r].count]:
+        return f"{_name(silent)} no longer answers, last seen {after[silent[0]].place}"
     return None
 
 
@@ -75,12 +51,11 @@ def behind(beats: Beats) -> str:
     """The ranks that all the others wait for, where all of them answer."""
     order = {rank: (beat.step, PHASES.index(beat.phase)) for rank, beat in beats.items()}
     last = [rank for rank in beats if order[rank] == min(order.values())]
-    one = beats[last[0]]
-    if len(last) == len(beats):
-        return f"every rank has been {_place(one)} for {one.seconds:.0f} s"
-    others = Counter(_place(beat) for rank, beat in beats.items() if rank not in last)
-    where = others.most_common(1)[0][0]
-    return f"{_name(last)} has been {_place(one)} for {one.seconds:.0f} s while the others wait {where}"
+    where = f"has been {beats[last[0]].place} for {beats[last[0]].seconds:.0f} s"
+    others = Counter(beat.place for rank, beat in beats.items() if rank not in last)
+    if not others:
+        return f"every rank {where}"
+    return f"{_name(last)} {where} while the others wait {others.most_common(1)[0][0]}"
 
 
 def _name(ranks: list[int]) -> str:
@@ -88,7 +63,3 @@ def _name(ranks: list[int]) -> str:
     shown = ", ".join(str(r) for r in ranks[:8])
     more = f" and {len(ranks) - 8} more" if len(ranks) > 8 else ""
     return f"{'rank' if len(ranks) == 1 else 'each of ranks'} {shown}{more}"
-
-
-def _place(beat: Beat) -> str:
-    return f"in {beat.phase!r} after step {beat.step}"
