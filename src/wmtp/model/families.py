@@ -17,9 +17,9 @@ from wmtp.data.loader import Batch
 from wmtp.errors import WMTPError, one_line
 from wmtp.model.attention import CACHE, narrowed
 from wmtp.model.cache import PositionCache
-from wmtp.model.modeling import MTPForCausalLM, copy_head_0
+from wmtp.model.modeling import MTPConfig, MTPForCausalLM
 from wmtp.model.packed import next_token_hidden, packed_trunk
-from wmtp.model.twins import make_twin, with_heads
+from wmtp.model.twins import make_twin
 
 TOLERANCE = 1e-4
 """Of logits, or of the largest of them where that is above 1."""
@@ -111,17 +111,16 @@ def _objection(config: str, role: str) -> str | None:
 
 def _load(learner: MTPForCausalLM, base: PreTrainedModel) -> None:
     missing, unexpected = learner.load_state_dict(base.state_dict(), strict=False)
-    extra = tuple(f"model.layers.{learner.trunk_layers + h}." for h in range(1, learner.config.heads))
-    if lacking := [name for name in missing if not name.startswith(extra)]:
+    if lacking := [name for name in missing if not learner.heads.head_of(name)]:
         raise _Differs(f"it has no weights {lacking[0]!r}")
     if unexpected:
         raise _Differs(f"there is no place for its weights {unexpected[0]!r}")
 
 
 def _compare_learner(original: PreTrainedModel) -> None:
-    learner = MTPForCausalLM(with_heads(original.config, 2)).eval()
+    learner = MTPForCausalLM(MTPConfig.with_heads(original.config, 2)).eval()
     _load(learner, original)
-    copy_head_0(learner)
+    learner.heads.copy_head_0()
     document = _documents(original, TWIN_LENGTHS)[0]
     _same("one document", learner(input_ids=document).logits, _logits(original, document))
     _compare_packed(learner, original, TWIN_LENGTHS)

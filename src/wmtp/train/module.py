@@ -20,7 +20,8 @@ from wmtp.environment import autocast
 from wmtp.errors import WMTPError
 from wmtp.loss import TokenStatistics, linear_token_statistics, weighted_linear_cross_entropy
 from wmtp.metrics import finite
-from wmtp.model.modeling import MTPForCausalLM, TrunkOutput
+from wmtp.model.heads import TrunkOutput
+from wmtp.model.modeling import MTPForCausalLM
 from wmtp.model.packed import next_token_hidden, packed_trunk
 from wmtp.train.validation import validation_ce
 from wmtp.weighting.controls import apply_control
