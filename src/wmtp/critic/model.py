@@ -94,7 +94,7 @@ def untrained_critic(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, *, with
         backbone.requires_grad_(False)
     elif not backbone.config.tie_word_embeddings:
         backbone.get_output_embeddings().requires_grad_(False)
-    return Critic(ValueHead(_hidden_size(backbone), recipe.seed), backbone, reads_trunk=reads_trunk)
+    return Critic(ValueHead(_hidden_size(backbone.config), recipe.seed), backbone, reads_trunk=reads_trunk)
 
 
 def load_critic(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, *, with_weights: bool = True) -> Critic:
@@ -106,7 +106,7 @@ def load_critic(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, *, with_weig
     assert recipe.critic.path is not None
     folder = critic_folder(Path(recipe.critic.path))
     if recipe.critic.backbone == "learner":
-        size = _hidden_size_of(learner_config(recipe, tokenizer))
+        size = _hidden_size(learner_config(recipe, tokenizer))
         expected = {"tokenizer": tokenizer_fingerprint(tokenizer), "backbone": _learner_fingerprint(recipe)}
         critic = Critic(load_value_head(folder, size, expected=expected), None, reads_trunk=True)
     else:
@@ -114,7 +114,7 @@ def load_critic(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, *, with_weig
         load = partial(load_reference, location, tokenizer, recipe.data.sequence_length, "critic")
         backbone = _model(load_config(location, "critic"), load, with_weights)
         expected = {"tokenizer": tokenizer_fingerprint(tokenizer), "backbone": model_fingerprint(location)}
-        head = load_value_head(folder, _hidden_size(backbone), expected=expected)
+        head = load_value_head(folder, _hidden_size(backbone.config), expected=expected)
         critic = Critic(head, backbone, reads_trunk=False)
     return critic.eval().requires_grad_(False)
 
@@ -222,11 +222,7 @@ def _learner_fingerprint(recipe: Recipe) -> str:
     return sha256_text(recipe.model.model_dump_json(exclude={"ref_id"}), str(recipe.seed))
 
 
-def _hidden_size(model: PreTrainedModel) -> int:
-    return _hidden_size_of(model.config)
-
-
-def _hidden_size_of(config: PreTrainedConfig) -> int:
+def _hidden_size(config: PreTrainedConfig) -> int:
     size: int = config.get_text_config().hidden_size
     return size
 

@@ -129,12 +129,9 @@ def unpacked_masks(
 
 
 def for_implementation(mask: Tensor | None, hidden_bsd: Tensor, implementation: str) -> Tensor | None:
-    """A 4-D bool mask as the attention implementation takes it: eager attention adds it to the scores.
+    """A 4-D bool mask as transformers' `implementation` takes it: eager attention adds it to the scores.
 
-    Args:
-        mask: of any other kind, it stays as it is.
-        hidden_bsd: what attention reads, for its dtype and device.
-        implementation: transformers' name for it.
+    Any other mask stays as it is. `hidden_bsd`, which attention reads, decides the dtype.
     """
     if mask is None or mask.ndim != 4 or mask.dtype != torch.bool or implementation != "eager":
         return mask

@@ -242,7 +242,7 @@ class WeightedMTP(nn.Module):
         """[V, D]: gradient of the mean cross-entropy of head 0 on a batch with respect to the unembedding."""
         targets_bsh, valid_bsh = self.targets(batch)
         with torch.no_grad(), autocast(batch.ids.device, self.compute_dtype):
-            hidden_bsd = self.model.head(packed_trunk(self.model, batch), 0).to(self.compute_dtype)
+            hidden_bsd = next_token_hidden(self.model, batch).to(self.compute_dtype)
         valid_bs = valid_bsh[..., 0]
         with torch.enable_grad():
             unembedding = self.model.unembedding.detach().requires_grad_()
