@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
+from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,

@@ -25,12 +25,7 @@ def add_lora(model: PreTrainedModel, rank: int, seed: int) -> None:
 
 
 def merged(model: PreTrainedModel, values: Mapping[str, Tensor]) -> PreTrainedModel:
-    """A plain model of the same architecture with these parameters, adapters merged into their matrices.
-
-    Args:
-        model: with adapters or without.
-        values: its parameters by name, whole.
-    """
+    """A plain model like `model` with these whole parameters, adapters merged into their matrices."""
     plain = {}
     for name, value in values.items():
         if ".lora_" in name:
