@@ -14,7 +14,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from refusals import refusal
 from wmtp.config import Config, Recipe
 from wmtp.critic.model import (
-    LORA_TARGETS,
     Critic,
     critic_folder,
     head_inputs,
@@ -28,6 +27,7 @@ from wmtp.data.loader import Batch, in_order
 from wmtp.data.tokenizer import train_tokenizer
 from wmtp.errors import WMTPError
 from wmtp.model.build import build_model
+from wmtp.model.lora import TARGETS
 from wmtp.model.modeling import MTPForCausalLM
 
 Make = Callable[..., Recipe]
@@ -121,9 +121,9 @@ def test_what_learns_is_what_the_recipe_says(kind: str, make_recipe: Make, data:
         assert rest == set()
     elif recipe.critic.trunk == "lora":
         assert rest == {name for name in backbone if ".lora_" in name}
-        assert {name.split(".")[-4] for name in rest} == set(LORA_TARGETS)
+        assert {name.split(".")[-4] for name in rest} == set(TARGETS)
         assert {p.shape[0] for name, p in backbone.items() if "lora_A" in name} == {4}
-        assert len(rest) == 2 * 3 * len(LORA_TARGETS)
+        assert len(rest) == 2 * 3 * len(TARGETS)
     else:  # all but an unembedding that values do not read
         assert rest == set(backbone) - {"backbone.lm_head.weight"}
     assert critic.reads_trunk == (kind == "learner")

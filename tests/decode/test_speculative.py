@@ -170,7 +170,7 @@ def test_heads_that_are_always_wrong(build_model, eos_ids):
             for projection in (layer.self_attn.o_proj, layer.mlp.down_proj):
                 projection.weight[0] = 0
             layer.self_attn.o_proj.bias[0] = 0
-        for layer in model.model.layers[model.trunk_layers + 1 :]:
+        for layer in model.heads.layers[1:]:
             layer.self_attn.o_proj.bias[0] = 1e6
         model.lm_head.weight[:, 0] = 0
         model.lm_head.weight[11] = 0

@@ -10,8 +10,8 @@ from wmtp.config import Recipe
 from wmtp.data.tokenizer import _train
 from wmtp.errors import WMTPError
 from wmtp.model.attention import document_mask
-from wmtp.model.build import build_model, learner_config
-from wmtp.model.modeling import MTPConfig, MTPForCausalLM, copy_head_0, initialise
+from wmtp.model.build import build_model, empty_model, learner_config
+from wmtp.model.modeling import MTPConfig, MTPForCausalLM, initialise
 
 SMALL = {"vocab_size": 258, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2} | {
     "num_attention_heads": 4,
@@ -51,7 +51,7 @@ def test_trunk_and_head_0_are_the_next_token_model_of_transformers(kind: str) ->
 def test_head_h_is_its_own_layer_on_the_same_trunk() -> None:
     model, ids = make(heads=3, layers=4), torch.randint(2, 50, (2, 9))
     logits = [model.head(model.trunk(ids), h) @ model.unembedding.T for h in range(3)]
-    model.model.layers[model.trunk_layers + 2].mlp.down_proj.weight.data.mul_(2)
+    model.heads.layers[2].mlp.down_proj.weight.data.mul_(2)
     after = [model.head(model.trunk(ids), h) @ model.unembedding.T for h in range(3)]
     assert torch.equal(logits[0], after[0])
     assert torch.equal(logits[1], after[1])
@@ -123,9 +123,22 @@ def test_models_of_one_seed_share_trunk_and_head_0_whatever_the_heads() -> None:
 
 def test_copy_head_0() -> None:
     model, ids = make(heads=3), torch.randint(2, 50, (1, 5))
-    copy_head_0(model)
+    model.heads.copy_head_0()
     trunk = model.trunk(ids)
     assert torch.equal(model.head(trunk, 0), model.head(trunk, 2))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_without_storage_has_the_shapes_ties_and_buffers_of_a_real_one(tied: bool) -> None:
+    real = make(tied=tied).float()
+    empty = empty_model(real.config)
+    assert all(parameter.is_meta for parameter in empty.parameters())
+    shapes = [[(name, p.shape, p.dtype) for name, p in each.named_parameters()] for each in (empty, real)]
+    assert shapes[0] == shapes[1]
+    assert (empty.lm_head.weight is empty.model.embed_tokens.weight) == tied
+    for (name, buffer), (same, expected) in zip(empty.named_buffers(), real.named_buffers(), strict=True):
+        assert name == same
+        assert torch.equal(buffer, expected)
 
 
 def test_labels_give_the_shifted_loss_of_causal_models() -> None:

@@ -1,12 +1,10 @@
 """The critic: a value head on the hidden states of the learner's trunk, or of a model of its own."""
 
-import copy
 import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -20,13 +18,12 @@ from wmtp.errors import WMTPError
 from wmtp.layout import BEST, CRITIC
 from wmtp.model.build import build_model, empty_model, learner_config, load_reference
 from wmtp.model.loading import load_config, model_fingerprint
+from wmtp.model.lora import add_lora, merged
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.model.packed import next_token_hidden, packed_trunk
 from wmtp.storage import publish, sha256_text, unfinished
 
 BACKBONE = "backbone"
-LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-LORA_SCALE = 2
 
 
 class Critic(nn.Module):
@@ -97,7 +94,7 @@ def untrained_critic(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, *, with
         backbone.requires_grad_(False)
     elif not backbone.config.tie_word_embeddings:
         backbone.get_output_embeddings().requires_grad_(False)
-    return Critic(ValueHead(_hidden_size(backbone), recipe.seed), backbone, reads_trunk=reads_trunk)
+    return Critic(ValueHead(_hidden_size(backbone.config), recipe.seed), backbone, reads_trunk=reads_trunk)
 
 
 def load_critic(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, *, with_weights: bool = True) -> Critic:
@@ -109,7 +106,7 @@ def load_critic(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, *, with_weig
     assert recipe.critic.path is not None
     folder = critic_folder(Path(recipe.critic.path))
     if recipe.critic.backbone == "learner":
-        size = _hidden_size_of(learner_config(recipe, tokenizer))
+        size = _hidden_size(learner_config(recipe, tokenizer))
         expected = {"tokenizer": tokenizer_fingerprint(tokenizer), "backbone": _learner_fingerprint(recipe)}
         critic = Critic(load_value_head(folder, size, expected=expected), None, reads_trunk=True)
     else:
@@ -117,7 +114,7 @@ def load_critic(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, *, with_weig
         load = partial(load_reference, location, tokenizer, recipe.data.sequence_length, "critic")
         backbone = _model(load_config(location, "critic"), load, with_weights)
         expected = {"tokenizer": tokenizer_fingerprint(tokenizer), "backbone": model_fingerprint(location)}
-        head = load_value_head(folder, _hidden_size(backbone), expected=expected)
+        head = load_value_head(folder, _hidden_size(backbone.config), expected=expected)
         critic = Critic(head, backbone, reads_trunk=False)
     return critic.eval().requires_grad_(False)
 
@@ -148,7 +145,7 @@ def save_critic(
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     if trained is not None:
-        _without_lora(trained, backbone).save_pretrained(aside / BACKBONE)
+        merged(trained, backbone).save_pretrained(aside / BACKBONE)
         tokenizer.save_pretrained(aside / BACKBONE)
     if recipe.critic.backbone == "learner":
         fingerprint = _learner_fingerprint(recipe)
@@ -171,21 +168,6 @@ def critic_folder(path: Path) -> Path:
         if (place / WEIGHTS).exists() or (place / TORCH_WEIGHTS).exists():
             return place
     raise WMTPError(f"critic.path {str(path)!r}: holds no value head ({WEIGHTS} or {TORCH_WEIGHTS})")
-
-
-def add_lora(model: PreTrainedModel, rank: int, seed: int) -> None:
-    """Freeze a model but for low-rank adapters on every matrix of its layers (Hu et al. 2021): W + 2 B A.
-
-    B starts at 0, so that nothing changes yet; A is drawn from a stream of its own.
-    """
-    from peft import LoraConfig, inject_adapter_in_model
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        config = LoraConfig(
-            r=rank, lora_alpha=LORA_SCALE * rank, target_modules=LORA_TARGETS, lora_dropout=0.0
-        )
-        inject_adapter_in_model(config, model)
 
 
 def _separate_backbone(
@@ -240,11 +222,7 @@ def _learner_fingerprint(recipe: Recipe) -> str:
     return sha256_text(recipe.model.model_dump_json(exclude={"ref_id"}), str(recipe.seed))
 
 
-def _hidden_size(model: PreTrainedModel) -> int:
-    return _hidden_size_of(model.config)
-
-
-def _hidden_size_of(config: PreTrainedConfig) -> int:
+def _hidden_size(config: PreTrainedConfig) -> int:
     size: int = config.get_text_config().hidden_size
     return size
 
@@ -256,20 +234,3 @@ def _gathered(module: nn.Module, whole: Callable[[Tensor], Tensor], is_first: bo
         if is_first:
             found[name] = value.cpu().clone()
     return found
-
-
-def _without_lora(model: PreTrainedModel, values: dict[str, Tensor]) -> PreTrainedModel:
-    """A plain model of the same architecture with these parameters, adapters merged into their matrices."""
-    plain = {}
-    for name, value in values.items():
-        if ".lora_" in name:
-            continue
-        plain_name = name.replace(".base_layer.", ".")
-        stem = plain_name.removesuffix(".weight")
-        down, up = (values.get(f"{stem}.lora_{part}.default.weight") for part in "AB")
-        plain[plain_name] = value if down is None or up is None else value + LORA_SCALE * (up @ down)
-    merged = type(model)(copy.deepcopy(model.config))
-    _, unexpected = merged.load_state_dict(plain, strict=False)
-    assert not unexpected
-    merged.tie_weights()
-    return merged.eval()

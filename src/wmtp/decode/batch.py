@@ -16,7 +16,8 @@ from wmtp.decode.sampling import make_choice
 from wmtp.errors import WMTPError
 from wmtp.model.attention import narrowed
 from wmtp.model.cache import PositionCache
-from wmtp.model.modeling import MTPForCausalLM, TrunkOutput
+from wmtp.model.heads import TrunkOutput
+from wmtp.model.modeling import MTPForCausalLM
 
 Stop = Literal["eos", "stop", "length"]
 OnEnd = Callable[[int, list[int], Stop], None]
@@ -176,19 +177,9 @@ class DecodingBatch:
 
     def select(self, trunk: TrunkOutput, order: Tensor) -> TrunkOutput:
         """What was read, for the rows that `drop_ended` left."""
-
-        def of_rows(each: Tensor) -> Tensor:
-            return each if len(each) == 1 else each[order]
-
-        positions = of_rows(trunk.layer_arguments["position_ids"])
-        arguments = trunk.layer_arguments | {
-            "attention_mask": self._masks(positions, len(order), self.cache.get_seq_length())[
-                self.request.model.head_kind
-            ],
-            "position_ids": positions,
-            "position_embeddings": tuple(map(of_rows, trunk.layer_arguments["position_embeddings"])),
-        }
-        return TrunkOutput(trunk.hidden_bsd[order], arguments)
+        left = trunk.rows(order)
+        self.cache.write_at(left.position_ids, len(order), self.cache.get_seq_length())
+        return left
 
     @property
     def counts(self) -> Tensor:

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from wmtp.errors import WMTPError
 from wmtp.model.attention import narrowed
 from wmtp.model.cache import PositionCache
-from wmtp.model.modeling import MTPConfig, MTPForCausalLM, TrunkOutput
-from wmtp.model.twins import TWIN_WINDOW, twin_learner
+from wmtp.model.heads import TrunkOutput
+from wmtp.model.modeling import MTPConfig, MTPForCausalLM
+from wmtp.model.twins import TWIN_WINDOW, random_model, twin_config
 
 
 class Drafter(Protocol):
@@ -42,7 +43,9 @@ def make_drafter(model: MTPForCausalLM, heads: int) -> Drafter:
 @lru_cache
 def _can_be_stacked(config: str) -> bool:
     """Whether on a small twin of a model the stacked heads give the logits that they give one by one."""
-    twin = twin_learner(MTPConfig(**json.loads(config)), 3)
+    small = twin_config(MTPConfig(**json.loads(config)).next_token())
+    twin = random_model(MTPConfig.with_heads(small, 3))
+    assert isinstance(twin, MTPForCausalLM)
     expected = _logits_of_a_block(twin, SerialDrafter(twin, 3))
     try:
         found = _logits_of_a_block(twin, StackedDrafter(twin, 3))
@@ -91,7 +94,7 @@ class StackedDrafter:
         Raises:
             WMTPError: a projection is not a plain linear layer, but an adapter's or a quantised one.
         """
-        layers: list[Any] = list(model.model.layers[model.trunk_layers + 1 : model.trunk_layers + heads])
+        layers: list[Any] = list(model.heads.layers[1:heads])
         attentions = [layer.self_attn for layer in layers]
         self._model = model
         self._epsilon: float = model.config.backbone.rms_norm_eps

@@ -126,3 +126,17 @@ def unpacked_masks(
         )
         for kind in set(layer_kinds(config))
     }
+
+
+def for_implementation(mask: Tensor | None, hidden_bsd: Tensor, implementation: str) -> Tensor | None:
+    """A 4-D bool mask as transformers' `implementation` takes it: eager attention adds it to the scores.
+
+    Any other mask stays as it is. `hidden_bsd`, which attention reads, decides the dtype.
+    """
+    if mask is None or mask.ndim != 4 or mask.dtype != torch.bool or implementation != "eager":
+        return mask
+    device = hidden_bsd.device.type
+    autocast = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if autocast else hidden_bsd.dtype
+    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return bias.masked_fill(~mask, torch.finfo(dtype).min)

@@ -1,11 +1,9 @@
 """Models from a recipe: the learner, and reference models of any kind."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -24,13 +22,11 @@ from wmtp.model.loading import load_causal_config, load_causal_lm
 from wmtp.model.modeling import (
     MTPConfig,
     MTPForCausalLM,
-    copy_head_0,
     depends_on_length,
     initialise,
     rotations,
 )
 from wmtp.model.tokens import check_tokenizer
-from wmtp.model.twins import with_heads, with_layers
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> MTPForCausalLM:
@@ -40,7 +36,7 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> MTPForCau
     model = MTPForCausalLM(learner_config(recipe, tokenizer))
     initialise(model, recipe.seed, recipe.model.init_std)
     if recipe.model.head_init == "copy":
-        copy_head_0(model)
+        model.heads.copy_head_0()
     return model
 
 
@@ -48,10 +44,8 @@ def count_parameters(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> tupl
     """Parameters of the learner: all, and of its next-token part (trunk, head 0, embeddings); nothing is loaded."""
     model = empty_model(learner_config(recipe, tokenizer))
     assert isinstance(model, MTPForCausalLM)
-    extra = sum(
-        p.numel() for layer in model.model.layers[model.trunk_layers + 1 :] for p in layer.parameters()
-    )
     total = sum(p.numel() for p in model.parameters())
+    extra = sum(p.numel() for name, p in model.named_parameters() if model.heads.head_of(name))
     return total, total - extra
 
 
@@ -63,7 +57,7 @@ def learner_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> MTPCon
     """
     heads = recipe.model.heads
     if recipe.model.base_id is None:
-        return MTPConfig(_backbone_config(recipe, tokenizer), heads=heads, dtype="float32")
+        return MTPConfig.with_heads(_base_config(recipe, tokenizer), heads, recipe.model.placement)
     called = f"model.base_id {recipe.model.base_id!r}"
     location = str(resolve_model(recipe.model.base_id, "model.base_id"))
     base = load_causal_config(location, "model.base_id")
@@ -73,45 +67,29 @@ def learner_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> MTPCon
                 f"{called}: has {base.heads} heads; set model.heads={base.heads} to keep them, or give its "
                 f"next-token model to start with others (wmtp export --next-token-only makes one)"
             )
-        base = with_layers(base.backbone, base.backbone.num_hidden_layers - base.heads + 1)
+        base = base.next_token()
     check_positions(base, recipe.data.sequence_length, called)
     check_learner(base, called)
-    return keep_ends(with_heads(base, heads), location)
+    return keep_ends(MTPConfig.with_heads(base, heads), location)
 
 
 def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
     """A causal language model whose parameters have shapes but no storage; its buffers are real."""
-    with _parameters_on_meta():
+    with init_empty_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
     assert isinstance(model, PreTrainedModel)
+    model.tie_weights()  # each place got a parameter of its own
     return model
 
 
-@contextmanager
-def _parameters_on_meta() -> Iterator[None]:
-    register = nn.Module.register_parameter
-
-    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and not parameter.is_meta:  # one that is tied stays the same object
-            parameter = nn.Parameter(parameter.to("meta"), parameter.requires_grad)
-        register(module, name, parameter)
-
-    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
-
-
-def _backbone_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
+def _base_config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:
     model = recipe.model
-    extra = model.heads - 1 if model.placement == "append" else 0
     return AutoConfig.for_model(
         model.architecture,
         vocab_size=vocabulary_size(tokenizer),
         hidden_size=model.hidden_size,
         intermediate_size=model.intermediate_size or _round_up(model.hidden_size * 8 / 3, 32),
-        num_hidden_layers=model.layers + extra,
+        num_hidden_layers=model.layers,
         num_attention_heads=model.attention_heads,
         num_key_value_heads=model.key_value_heads or model.attention_heads,
         head_dim=model.hidden_size // model.attention_heads,
@@ -143,7 +121,7 @@ def _from_base(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> MTPForCaus
     take_weights(learner, base, called)
     has_heads = isinstance(base, MTPForCausalLM) and base.config.heads > 1
     if recipe.model.head_init == "copy" and not has_heads:
-        copy_head_0(learner)
+        learner.heads.copy_head_0()
     return learner
 
 

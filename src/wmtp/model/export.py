@@ -11,7 +11,6 @@ from wmtp.data.tokenizer_checks import check_read_back
 from wmtp.errors import WMTPError
 from wmtp.model.loading import load_mtp
 from wmtp.model.modeling import MTPForCausalLM
-from wmtp.model.twins import with_layers
 from wmtp.storage import new_directory
 
 
@@ -54,9 +53,8 @@ def export(location: Path, output: Path, next_token_only: bool) -> Path:
 
 def next_token_model(model: MTPForCausalLM) -> PreTrainedModel:
     """Trunk and head 0 as a model of the backbone's own class, sharing the weights."""
-    kept = model.trunk_layers + 1
     plain = AutoModelForCausalLM.from_config(
-        with_layers(model.config.backbone, kept), dtype=model.dtype, attn_implementation="sdpa"
+        model.config.next_token(), dtype=model.dtype, attn_implementation="sdpa"
     )
     names = plain.state_dict().keys()
     weights = {name: value for name, value in model.state_dict().items() if name in names}

@@ -17,9 +17,9 @@ from wmtp.data.loader import Batch
 from wmtp.errors import WMTPError, one_line
 from wmtp.model.attention import CACHE, narrowed
 from wmtp.model.cache import PositionCache
-from wmtp.model.modeling import MTPForCausalLM, copy_head_0
-from wmtp.model.packed import next_token_hidden, packed_trunk
-from wmtp.model.twins import make_twin, with_heads
+from wmtp.model.modeling import MTPConfig, MTPForCausalLM
+from wmtp.model.packed import next_token_hidden
+from wmtp.model.twins import make_twin
 
 TOLERANCE = 1e-4
 """Of logits, or of the largest of them where that is above 1."""
@@ -67,7 +67,9 @@ def take_weights(learner: MTPForCausalLM, base: PreTrainedModel, called: str) ->
 
 def check_judge(reference: PreTrainedModel, called: str) -> None:
     """Compare a reference on two short packed documents with itself on each alone; as `check_learner`."""
-    _refuse(called, "judge packed documents", _found(lambda: _compare_judge(reference, SHORT_LENGTHS)))
+    _refuse(
+        called, "judge packed documents", _found(lambda: _compare_packed(reference, reference, SHORT_LENGTHS))
+    )
 
 
 def _key(config: PreTrainedConfig) -> str:
@@ -104,24 +106,23 @@ def _objection(config: str, role: str) -> str | None:
         if role == "learner":
             _compare_learner(twin)
         else:
-            _compare_judge(twin, TWIN_LENGTHS)
+            _compare_packed(twin, twin, TWIN_LENGTHS)
 
     return _found(compare)
 
 
 def _load(learner: MTPForCausalLM, base: PreTrainedModel) -> None:
     missing, unexpected = learner.load_state_dict(base.state_dict(), strict=False)
-    extra = tuple(f"model.layers.{learner.trunk_layers + h}." for h in range(1, learner.config.heads))
-    if lacking := [name for name in missing if not name.startswith(extra)]:
+    if lacking := [name for name in missing if not learner.heads.head_of(name)]:
         raise _Differs(f"it has no weights {lacking[0]!r}")
     if unexpected:
         raise _Differs(f"there is no place for its weights {unexpected[0]!r}")
 
 
 def _compare_learner(original: PreTrainedModel) -> None:
-    learner = MTPForCausalLM(with_heads(original.config, 2)).eval()
+    learner = MTPForCausalLM(MTPConfig.with_heads(original.config, 2)).eval()
     _load(learner, original)
-    copy_head_0(learner)
+    learner.heads.copy_head_0()
     document = _documents(original, TWIN_LENGTHS)[0]
     _same("one document", learner(input_ids=document).logits, _logits(original, document))
     _compare_packed(learner, original, TWIN_LENGTHS)
@@ -131,16 +132,12 @@ def _compare_learner(original: PreTrainedModel) -> None:
     _compare_dynamic_cache(learner, original, document)
 
 
-def _compare_packed(learner: MTPForCausalLM, original: PreTrainedModel, lengths: Sequence[int]) -> None:
+def _compare_packed(model: PreTrainedModel, original: PreTrainedModel, lengths: Sequence[int]) -> None:
     documents = _documents(original, lengths)
-    hidden = learner.head(packed_trunk(learner, _packed(documents)), 0)
-    _same_documents(hidden @ learner.unembedding.T, documents, original)
-
-
-def _compare_judge(reference: PreTrainedModel, lengths: Sequence[int]) -> None:
-    documents = _documents(reference, lengths)
-    hidden = next_token_hidden(reference, _packed(documents))
-    _same_documents(hidden @ reference.get_output_embeddings().weight.T, documents, reference)
+    logits = next_token_hidden(model, _packed(documents)) @ model.get_output_embeddings().weight.T
+    parts = logits.split([*lengths, 2], 1)
+    for found, document in zip(parts, documents, strict=False):
+        _same("packed documents", found, _logits(original, document))
 
 
 def _compare_position_cache(learner: MTPForCausalLM, original: PreTrainedModel, document: Tensor) -> None:
@@ -195,12 +192,6 @@ def _packed(documents: Sequence[Tensor]) -> Batch:
 def _logits(model: PreTrainedModel, document: Tensor) -> Tensor:
     found: Tensor = model(input_ids=document, use_cache=False).logits
     return found
-
-
-def _same_documents(logits: Tensor, documents: Sequence[Tensor], original: PreTrainedModel) -> None:
-    parts = logits.split([*(each.shape[1] for each in documents), 2], 1)
-    for found, document in zip(parts, documents, strict=False):
-        _same("packed documents", found, _logits(original, document))
 
 
 def _same(what: str, found: Tensor, expected: Tensor) -> None:

@@ -1,9 +1,8 @@
-"""MTPForCausalLM: a trunk, H heads of one decoder layer each, one shared norm and unembedding."""
+"""MTPForCausalLM: a trunk, H heads, one shared unembedding."""
 
 import inspect
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,15 +21,12 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from wmtp.errors import WMTPError
-from wmtp.model.attention import CACHE, Masks, layer_kinds, unpacked_masks
+from wmtp.model.attention import CACHE, Masks, for_implementation, layer_kinds, unpacked_masks
+from wmtp.model.heads import ParallelHeads, TrunkOutput
 
 
 class MTPConfig(PreTrainedConfig):
-    """A backbone configuration (Llama-shaped) and the number of heads.
-
-    `backbone.num_hidden_layers` counts trunk and heads: layers `[:-heads]` are the trunk, layer `-heads` is head 0
-    and the rest are heads 1..H-1. So trunk and head 0, taken together, are a next-token model of the same names.
-    """
+    """A backbone configuration (Llama-shaped) that counts trunk and heads, and the number of heads."""
 
     model_type = "wmtp"
     keys_to_ignore_at_inference = [CACHE]  # noqa: RUF012
@@ -46,6 +42,15 @@ class MTPConfig(PreTrainedConfig):
         for name in ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"):
             kwargs.setdefault(name, getattr(backbone, name))
         super().__init__(**kwargs)
+
+    @classmethod
+    def with_heads(cls, base: PreTrainedConfig, heads: int, placement: str = "append") -> "MTPConfig":
+        """A learner's configuration: a next-token model's, with heads in place of its last layers or behind them."""
+        return cls(ParallelHeads.on(base, heads, placement), heads=heads, dtype="float32")
+
+    def next_token(self) -> PreTrainedConfig:
+        """The configuration of trunk and head 0, a model of the backbone's own class."""
+        return ParallelHeads.next_token(self.backbone, self.heads)
 
     def get_text_config(self, *_: Any, **__: Any) -> PreTrainedConfig:
         """What transformers asks for layer counts and cache sizes: the backbone's."""
@@ -77,14 +82,6 @@ def _check_rotation(backbone: PreTrainedConfig) -> None:
         )
 
 
-@dataclass(frozen=True)
-class TrunkOutput:
-    """The trunk's hidden states [B, S, D], and what every head needs beside them."""
-
-    hidden_bsd: Tensor
-    layer_arguments: dict[str, Any]
-
-
 class MTPForCausalLM(PreTrainedModel, GenerationMixin):
     """A causal language model whose head h predicts token s + h + 1 from position s (arXiv 2404.19737).
 
@@ -110,14 +107,10 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
             if not hasattr(self.model, part):
                 raise WMTPError(f"its {type(self.model).__name__} has no {part}")
         self._rotates_by_kind = "layer_type" in inspect.signature(self.model.rotary_emb.forward).parameters
+        self.heads = ParallelHeads(self.model, config.heads)
         self.embedding_scale = float(getattr(config.backbone, "embedding_multiplier", 1.0))
         self.logits_scale = logits_scale(config.backbone)
         self.post_init()
-
-    @property
-    def trunk_layers(self) -> int:
-        """Layers below the heads."""
-        return len(self.model.layers) - self.config.heads
 
     @property
     def unembedding(self) -> Tensor:
@@ -168,40 +161,23 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
         arguments = {
             kind: common
             | {
-                "attention_mask": self._for_attention(each, hidden),
+                "attention_mask": for_implementation(each, hidden, self.config._attn_implementation),
                 "position_embeddings": self._rotation(hidden, position_ids, kind),
             }
             for kind, each in mask.items()
         }
-        for kind, layer in zip(self._kinds, self.model.layers[: self.trunk_layers], strict=False):
+        for kind, layer in zip(self._kinds, self.heads.trunk_layers, strict=False):
             hidden = layer(hidden, **arguments[kind])
-        return TrunkOutput(hidden, arguments[self.head_kind])
-
-    @property
-    def head_kind(self) -> str:
-        """The kind of attention of all heads."""
-        return self._kinds[-1]
+        return TrunkOutput(hidden, arguments[self.heads.attention_kind])
 
     def _rotation(self, hidden_bsd: Tensor, position_ids: Tensor, kind: str) -> Any:
         if self._rotates_by_kind:
             return self.model.rotary_emb(hidden_bsd, position_ids, kind)
         return self.model.rotary_emb(hidden_bsd, position_ids=position_ids)
 
-    def _for_attention(self, mask: Tensor | None, hidden_bsd: Tensor) -> Tensor | None:
-        """A 4-D bool mask as the attention implementation takes it: eager attention adds it to the scores."""
-        eager = self.config._attn_implementation == "eager"
-        if mask is None or mask.ndim != 4 or mask.dtype != torch.bool or not eager:
-            return mask
-        device = hidden_bsd.device.type
-        autocast = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if autocast else hidden_bsd.dtype
-        bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
-        return bias.masked_fill(~mask, torch.finfo(dtype).min)
-
     def head(self, trunk: TrunkOutput, h: int) -> Tensor:
         """Normalised hidden states of head h, [B, S, D]; times the unembedding they are its logits."""
-        layer = self.model.layers[self.trunk_layers + h]
-        hidden: Tensor = self.model.norm(layer(trunk.hidden_bsd, **trunk.layer_arguments))
+        hidden = self.heads.hidden(trunk, h)
         return hidden if self.logits_scale == 1.0 else hidden * self.logits_scale
 
     @can_return_tuple
@@ -255,11 +231,3 @@ def initialise(model: MTPForCausalLM, seed: int, std: float) -> None:
         else:
             generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
             parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
-
-
-@torch.no_grad()
-def copy_head_0(model: MTPForCausalLM) -> None:
-    """Start heads 1..H-1 as copies of head 0."""
-    heads = model.model.layers[model.trunk_layers :]
-    for head in heads[1:]:
-        head.load_state_dict(heads[0].state_dict())

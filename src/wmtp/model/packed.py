@@ -5,7 +5,8 @@ from transformers import PreTrainedModel
 
 from wmtp.data.loader import Batch
 from wmtp.model.attention import packed_masks
-from wmtp.model.modeling import MTPForCausalLM, TrunkOutput, logits_scale
+from wmtp.model.heads import TrunkOutput
+from wmtp.model.modeling import MTPForCausalLM, logits_scale
 
 
 def packed_trunk(model: MTPForCausalLM, batch: Batch) -> TrunkOutput:

@@ -9,7 +9,6 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from wmtp.errors import WMTPError
-from wmtp.model.modeling import MTPConfig, MTPForCausalLM
 
 TWIN_VOCABULARY, TWIN_WINDOW = 64, 5
 LARGEST_TWIN = 5_000_000
@@ -35,22 +34,6 @@ def with_layers(config: PreTrainedConfig, layers: int) -> PreTrainedConfig:
     found = {name: (each + each[-1:] * layers)[:layers] for name, each in _by_layer(config).items()}
     values = config.to_dict() | {_own_name(config, "num_hidden_layers"): layers} | found
     return type(config).from_dict(values)
-
-
-def with_heads(base: PreTrainedConfig, heads: int) -> MTPConfig:
-    """A learner's configuration: a next-token model's last layer is head 0, and the further heads are like it."""
-    layers = base.num_hidden_layers + heads - 1
-    return MTPConfig(with_layers(base, layers), heads=heads, dtype="float32")
-
-
-def twin_learner(config: MTPConfig, heads: int) -> MTPForCausalLM:
-    """A small learner like one of this configuration, with random weights, in float32, ready for evaluation."""
-    plain = with_layers(config.backbone, config.backbone.num_hidden_layers - config.heads + 1)
-    with torch.random.fork_rng(devices=[]):
-        learner = MTPForCausalLM(with_heads(twin_config(plain), heads))
-    _randomise(learner)
-    learner.eval()
-    return learner
 
 
 def twin_config(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -96,16 +79,26 @@ def _own_name(config: PreTrainedConfig, name: str) -> str:
 
 
 def make_twin(config: PreTrainedConfig) -> PreTrainedModel:
+    """A small twin of a model, ready for evaluation.
+
+    Raises:
+        WMTPError: it would not be small.
+    """
     small = twin_config(config)
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(small).parameters())
+    if parameters > LARGEST_TWIN:
+        raise WMTPError(f"no small twin can be made of it: {parameters} parameters are left")
+    return random_model(small)
+
+
+def random_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """A model with weights with which everything matters, in float32, ready for evaluation."""
     with torch.random.fork_rng(devices=[]):
-        with torch.device("meta"):
-            parameters = sum(p.numel() for p in AutoModelForCausalLM.from_config(small).parameters())
-        if parameters > LARGEST_TWIN:
-            raise WMTPError(f"no small twin can be made of it: {parameters} parameters are left")
-        twin = AutoModelForCausalLM.from_config(small, dtype=torch.float32, attn_implementation="sdpa").eval()
-    assert isinstance(twin, PreTrainedModel)
-    _randomise(twin)
-    return twin
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+    assert isinstance(model, PreTrainedModel)
+    _randomise(model)
+    return model.eval()
 
 
 @torch.no_grad()

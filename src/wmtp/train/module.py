@@ -20,7 +20,8 @@ from wmtp.environment import autocast
 from wmtp.errors import WMTPError
 from wmtp.loss import TokenStatistics, choose_kernel
 from wmtp.metrics import finite
-from wmtp.model.modeling import MTPForCausalLM, TrunkOutput
+from wmtp.model.heads import TrunkOutput
+from wmtp.model.modeling import MTPForCausalLM
 from wmtp.model.packed import next_token_hidden, packed_trunk
 from wmtp.train.validation import validation_ce
 from wmtp.weighting.controls import apply_control
@@ -238,7 +239,7 @@ class WeightedMTP(nn.Module):
         """[V, D]: gradient of the mean cross-entropy of head 0 on a batch with respect to the unembedding."""
         targets_bsh, valid_bsh = self.targets(batch)
         with torch.no_grad(), autocast(batch.ids.device, self.compute_dtype):
-            hidden_bsd = self.model.head(packed_trunk(self.model, batch), 0).to(self.compute_dtype)
+            hidden_bsd = next_token_hidden(self.model, batch).to(self.compute_dtype)
         valid_bs = valid_bsh[..., 0]
         with torch.enable_grad():
             unembedding = self.model.unembedding.detach().requires_grad_()
