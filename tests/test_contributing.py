@@ -60,19 +60,7 @@ def lacking(entry: str) -> str:
     return f"{path} does not define {name}" if name and name not in defined_in(ROOT / path) else ""
 
 
-AWAITED = {
-    "head kind": "src/wmtp/model/heads.py:ParallelHeads",
-    "kernel": "src/wmtp/loss/kernel.py:choose_kernel",
-    "storage backend": "src/wmtp/storage.py:local_copy",
-}
-
-
-def waiting(part: str) -> pytest.MarkDecorator:
-    missing = part in AWAITED and bool(lacking(AWAITED[part]))
-    return pytest.mark.xfail(missing, reason="not merged yet", strict=True)
-
-
-@pytest.mark.parametrize("part", [pytest.param(part, marks=waiting(part)) for part in MAP])
+@pytest.mark.parametrize("part", MAP)
 def test_what_the_map_names_is_there(part: str) -> None:
     touched, models = MAP[part]
     for entry in [*touched, *models]:
