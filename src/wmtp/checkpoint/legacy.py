@@ -32,7 +32,7 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == (
             "builtins",
             "getattr",
-        ):  # so Python 3.11.0 to 3.11.3 write members of enumerations
+        ):  # how Python 3.11.0 to 3.11.3 write an enumeration's member
             return _member
         found = super().find_class(module, name)
         described = module.startswith("torch.distributed.checkpoint.") and isinstance(found, type)
