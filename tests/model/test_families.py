@@ -55,14 +55,18 @@ def test_these_families_are_right(kind: str, tmp_path: Path) -> None:
     ("kind", "learner", "reference"),
     [
         ("gpt2", "its GPT2Model has no", RIGHT),
-        ("gemma2", "does not support", "does not support"),
+        (
+            "gemma2",
+            "does not support|its logits differ",
+            "does not support|its logits differ",
+        ),  # by transformers, or by us where it still lets SDPA run
         ("phi", "its PhiModel has no norm", "for packed documents its logits differ from ours by up to"),
     ],
 )
 def test_these_families_are_refused(kind: str, learner: str, reference: str, tmp_path: Path) -> None:
     found = outcome(kind, tmp_path)
-    assert learner in found.learner
-    assert reference in found.reference
+    assert re.search(learner, found.learner)
+    assert re.search(reference, found.reference)
 
 
 @pytest.mark.slow
