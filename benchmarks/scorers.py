@@ -39,7 +39,7 @@ from wmtp.environment import choose_device, choose_dtype
 from wmtp.model.build import build_model
 from wmtp.train.module import WeightedMTP
 from wmtp.train.trainer import Trainer
-from wmtp.weighting.scorers.base import Need, ScoreInputs, Scorer
+from wmtp.weighting.scorers.base import ScoreInputs, Scorer
 
 UNIFORM = "uniform"
 SCORERS = {
@@ -51,14 +51,14 @@ SCORERS = {
     "grad-norm-v1": {},
     "grpo-v1": {},
     "learned-v1": {},
-    "blend": {"blend": {"rho1-excess-v1": 0.5, "entropy-v1": 0.5}},
+    "blend": {"parts": {"rho1-excess-v1": 0.5, "entropy-v1": 0.5}},
 }
 
 
 class Zeros(Scorer):
     """Asks for what another scorer asks for, and gives zeros."""
 
-    def __init__(self, needs: frozenset[Need]) -> None:
+    def __init__(self, needs: frozenset[str]) -> None:
         self.needs = needs
 
     def __call__(self, inputs: ScoreInputs) -> Tensor:
@@ -129,8 +129,8 @@ def _trainers(
     }
     model = build_model(base, tokenizer)
 
-    def trainer(name: str, changes: dict[str, Any], is_scoring: bool) -> Trainer:
-        recipe = override(base, {"train.scorer": name, **changes}, name)
+    def trainer(name: str, settings: dict[str, Any], is_scoring: bool) -> Trainer:
+        recipe = override(base, {"scorer": {"name": name, **settings}}, name)
         critic = Critic(ValueHead(arguments.hidden_size, seed=1), None, reads_trunk=True).requires_grad_(
             False
         )

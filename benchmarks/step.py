@@ -37,9 +37,9 @@ from wmtp.train.trainer import Trainer
 VARIANTS = {
     "next-token": {"model.heads": 1},
     "uniform MTP": {},
-    "Rho-1 soft, cached scores": {"train.algo": "rho1-wmtp"},
-    "Rho-1 skip 60%, cached scores": {"train.algo": "rho1-wmtp", "loss.mode": "skip", "loss.top_p": 0.6},
-    "Rho-1 soft, live reference": {"train.algo": "rho1-wmtp"},
+    "Rho-1 soft, cached scores": {"scorer": "rho1-excess-v1"},
+    "Rho-1 skip 60%, cached scores": {"scorer": "rho1-excess-v1", "loss.mode": "skip", "loss.top_p": 0.6},
+    "Rho-1 soft, live reference": {"scorer": "rho1-excess-v1"},
 }
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from wmtp.cli import main
 
@@ -208,10 +209,11 @@ def test_the_scorer_of_the_page_trains_a_model(monkeypatch: pytest.MonkeyPatch) 
     (scorer,) = blocks(page, "python")
     assert len(scorer.splitlines()) <= 20
     write_files(page)
-    (train,) = [words for words in commands(page) if words[1] == "train" and "my_scorers" in words[-1]]
+    (train,) = [words for words in commands(page) if words[1] == "train" and "name=rare" in words]
     monkeypatch.delitem(sys.modules, "my_scorers", raising=False)  # another test's
     run_wmtp([*train, "train.log_every=1"], monkeypatch)
-    assert "scorer: my_scorers:Rare" in Path("runs/rare/recipe.yaml").read_text()
+    recipe = yaml.safe_load(Path("runs/rare/recipe.yaml").read_text())
+    assert recipe["scorer"] == {"name": "my_scorers:Rare", "power": 1.0}
     records = [json.loads(line) for line in Path("runs/rare/metrics.jsonl").read_text().splitlines()]
     trained = [record for record in records if record["kind"] == "train"]
     assert len(trained) == 2

@@ -215,6 +215,10 @@ def test_ls_scorers_has_a_line_for_each(wmtp: Wmtp, monkeypatch: pytest.MonkeyPa
         "broken",
     ]
     assert all(about.endswith(".") for name, about in listed.items() if name not in ("silent", "broken"))
+    assert listed["entropy-v1"].endswith(" Settings: {prefer: high}.")
+    assert listed["learned-v1"].endswith(
+        " Settings: {clean: {curated: true}, rows: 4, hidden: 16, lr: 0.01}."
+    )
     broken = "scorer 'broken_plug:Scorer' cannot be loaded: RuntimeError: two lines"
     assert listed["broken"] == broken
 
@@ -286,6 +290,13 @@ def test_train_evaluate_generate_inspect_report(wmtp: Wmtp, tmp_path: Path) -> N
     weighted = ["train.algo=rho1-wmtp", "data.reference_scores=s", "model.ref_id=runs/tiny", "name=weighted"]
     wmtp("train", "tiny.yaml", *weighted)
     wmtp("inspect", "runs/weighted", "--text", "def f(x): return x")
+    wrong = "override scorer.excess=sined: scorer.excess: input should be 'signed', 'absolute' or 'relative'"
+    dry = ("train", "runs/weighted/recipe.yaml", "--dry-run")
+    for words in (("evaluate", "runs/weighted"), ("inspect", "runs/weighted"), ("compare", "demo"), dry):
+        chosen = ["scorer=rho1-excess-v1"] if words[1] == "demo" else []
+        assert (
+            wmtp(*words, *chosen, "scorer.excess=sined", status=2).stderr == f"wmtp: {wrong}, not 'sined'\n"
+        )
     reported = wmtp("report", "runs/tiny").stdout.splitlines()
     assert (tmp_path / reported[0]).exists()
     assert reported[1] == "next: wmtp inspect runs/tiny --html weights.html"

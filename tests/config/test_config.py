@@ -30,7 +30,10 @@ def write(path: Path, text: str) -> Path:
         ("loss.temperature=0", "loss.temperature: input should be greater than 0"),
         ("loss.epsilon=1", "loss.epsilon: input should be less than 1"),
         ("loss.max_weight=1", "loss.max_weight: input should be greater than 1"),
-        ("rho1.percentile_top_p=0", "rho1.percentile_top_p: input should be greater than 0"),
+        (
+            "rho1.percentile_top_p=0",
+            "override rho1.percentile_top_p=0: loss.top_p: input should be greater than 0",
+        ),
         ("model.heads=256", "model.heads 256 does not fit into rows of data.sequence_length 256"),
         ("model.attention_heads=3", "hidden_size 256 is not a multiple of attention_heads"),
         ("model.placement=replace", "placement replace needs more layers (4) than heads (4)"),
@@ -133,8 +136,8 @@ def test_override_and_changed_keys() -> None:
 
 def test_percentile_of_rho1_goes_before_top_p() -> None:
     recipe, _ = load(None, None, ["loss.top_p=0.3", "rho1.percentile_top_p=0.7"])
-    assert recipe.weights.top_p == 0.7
-    assert load(None, None, ["loss.top_p=0.3"])[0].weights.top_p == 0.3
+    assert recipe.loss.top_p == 0.7
+    assert load(None, None, ["loss.top_p=0.3"])[0].loss.top_p == 0.3
 
 
 def test_a_recipe_that_another_version_wrote() -> None:

@@ -40,9 +40,6 @@ class ByToken(Scorer):
 
     mode: Mode = "proportional"
 
-    def __init__(self, _recipe: Recipe) -> None:
-        pass
-
     def __call__(self, inputs: ScoreInputs) -> torch.Tensor:
         return 1 + shift_left(inputs.batch.ids) % 7 / 7
 
@@ -59,9 +56,6 @@ class Knowing(Scorer):
 
     keys: ClassVar[list[int]]
     score = -1.0
-
-    def __init__(self, _recipe: Recipe) -> None:
-        pass
 
     def __call__(self, inputs: ScoreInputs) -> torch.Tensor:
         known = torch.tensor(self.keys)
@@ -215,7 +209,7 @@ def test_all_that_can_be_asked_and_why_the_others_cannot(run: Run) -> None:
     assert "needs a reference model: set model.ref_id" in reasons["rho1-excess-v1"]
     assert "needs a critic: set critic.path" in reasons["critic-delta-v1"]
     assert "several completions per prompt" in reasons["grpo-v1"]
-    clean = "data.source tinycode: learned.clean {'curated': True} leaves none of 60 rows"
+    clean = "data.source tinycode: scorer.clean {'curated': True} leaves none of 60 rows"
     assert reasons["learned-v1"] == clean
     for diagnosis in found:
         assert len(diagnosis.auc) == 3

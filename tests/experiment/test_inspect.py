@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from spaced_tokenizer import spaced_tokenizer
-from wmtp.config import Config, Recipe
+from wmtp.config import Config, Recipe, Section
 from wmtp.data.corpus import load_data
 from wmtp.data.dataset import Document, tokenise
 from wmtp.experiment.inspect import planted_tokens, token_pieces, token_weights
@@ -27,7 +27,7 @@ def test_weights_belong_to_the_tokens_they_are_shown_at(make_recipe: Make, confi
             return torch.nn.functional.pad(inputs.batch.ids[:, 1:], (0, 1)).float()
 
     documents = [3, 0, 7]
-    module.scorer = ById()
+    module.scorer = ById(Section(), recipe)
     weights = token_weights(module, data.train, documents, device=torch.device("cpu"))
     shown = []
     for document in documents:

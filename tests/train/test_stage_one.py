@@ -142,7 +142,7 @@ def test_stage_1_then_stage_2(kind: str, recipe_of: Make, config: Config, tmp_pa
     assert load(run / "recipe.yaml")[0] == recipe
     own = load(run / "critic" / "recipe.yaml")[0]
     assert own == critic_recipe(recipe)
-    assert (own.train.scorer_name, own.name) == ("uniform", "critic")
+    assert (own.scorer.name, own.name) == ("uniform", "critic")
     assert with_own_critic(recipe, run).critic.path == str(run / "critic" / "best")
 
 

@@ -57,10 +57,12 @@ class Small:
         *,
         group: ProcessGroup | None = None,
         own_model: bool = False,
+        blend: Mapping[str, Any] = BLEND,
         **changes: Any,
     ) -> WeightedMTP:
         """A new module, training; with a model of its own if that will learn."""
-        settings = {"train.scorer": scorer, "train.steps": STEPS, "blend": BLEND, **changes}
+        named = {"name": scorer} | ({"parts": blend} if scorer == "blend" else {})
+        settings = {"scorer": named, "train.steps": STEPS, **changes}
         module = WeightedMTP(
             copy.deepcopy(self.model) if own_model else self.model,
             override(self.recipe, settings, "test"),

@@ -11,7 +11,7 @@ from small_step import LENGTH, Small, make_small, run_step
 
 from refusals import refusal
 from wmtp.cli import main
-from wmtp.config import Config, Recipe, override, to_yaml
+from wmtp.config import Config, Recipe, to_yaml
 from wmtp.metrics import MetricsLog
 from wmtp.train.run import train
 from wmtp.weighting.scorers import SCORERS, create_scorer
@@ -24,14 +24,14 @@ import torch
 from wmtp.weighting.scorers.base import Scorer
 
 class High(Scorer):
-    def __init__(self, recipe):
+    def __init__(self, config, recipe):
         self.size = recipe.data.vocab_size
     def __call__(self, inputs):
         return inputs.batch.ids.roll(-1, 1) / self.size
 
 class Remembers(High):
-    def __init__(self, recipe):
-        super().__init__(recipe)
+    def __init__(self, config, recipe):
+        super().__init__(config, recipe)
         self.steps = torch.zeros(())
     def complete(self, scores, info):
         self.steps += info.is_training
@@ -45,23 +45,22 @@ import torch
 from wmtp.weighting.scorers.base import Scorer
 
 class Fine(Scorer):
-    def __init__(self, recipe): pass
     def __call__(self, inputs): return torch.zeros(inputs.valid_bs.shape)
 
 class FailsInInit(Fine):
-    def __init__(self, recipe): raise OSError("no table of words")
+    def __init__(self, config, recipe): raise OSError("no table of words")
 
 class FailsInInitInLines(Fine):
-    def __init__(self, recipe): raise OSError("no table of words\nnor of letters")
+    def __init__(self, config, recipe): raise OSError("no table of words\nnor of letters")
 
 class TakesNoRecipe(Fine):
     def __init__(self): pass
 
 class IsAbstract(Scorer):
-    def __init__(self, recipe): pass
+    pass
 
 class NotAScorer:
-    def __init__(self, recipe): pass
+    def __init__(self, config, recipe): pass
     def __call__(self, inputs): return torch.zeros(inputs.valid_bs.shape)
 
 class UnknownNeed(Fine):
@@ -132,7 +131,6 @@ from wmtp.weighting.scorers.base import Scorer
 
 class Sometimes(Scorer):
     '''Not finite for every third token.'''
-    def __init__(self, recipe): pass
     def __call__(self, inputs):
         keys = inputs.batch.token_keys.roll(-1, 1)
         bad = torch.tensor([math.nan, math.inf, -math.inf])[keys // 3 % 3]
@@ -256,8 +254,8 @@ def test_what_is_no_scorer_is_refused_when_it_is_built(name: str, write_module: 
     write_module("my_scorers", BAD)
     line = refusal(lambda: create_scorer(f"my_scorers:{name}", small.recipe))
     assert line.startswith(f"scorer 'my_scorers:{name}' {WHEN_BUILT[name]}")
-    mixed = override(small.recipe, {"train.scorer": "blend", "blend": {f"my_scorers:{name}": 1.0}}, "test")
-    assert refusal(lambda: create_scorer("blend", mixed)) == line
+    parts = {f"my_scorers:{name}": 1.0}
+    assert refusal(lambda: create_scorer("blend", small.recipe, {"parts": parts})) == line
 
 
 @pytest.mark.parametrize("name", [*IN_CALL, *IN_COMPLETE])
@@ -340,7 +338,7 @@ def test_scores_that_are_not_finite_give_weight_1_and_are_counted(
 
 def test_a_run_records_them(write_module: Write, make_recipe: Make, config: Config, tmp_path: Path) -> None:
     write_module("my_nan", NAN)
-    recipe = make_recipe(**{"train.scorer": "my_nan:Sometimes", "train.steps": 2})
+    recipe = make_recipe(**{"scorer": "my_nan:Sometimes", "train.steps": 2})
     train(recipe, config, tmp_path / "run")
     records = [record for record in MetricsLog(tmp_path / "run") if record["kind"] == "train"]
     assert len(records) == 2
@@ -376,7 +374,7 @@ def test_the_command_line_says_it_in_one_line(
 ) -> None:
     write_module("my_scorers", BAD)
     (tmp_path / "tiny.yaml").write_text(to_yaml(make_recipe()))
-    arguments = ["train", "tiny.yaml", f"train.scorer={scorer}", "devices.device=cpu"]
+    arguments = ["train", "tiny.yaml", f"scorer={scorer}", "devices.device=cpu"]
     monkeypatch.setattr(sys, "argv", ["wmtp", *arguments])
     with pytest.raises(SystemExit) as left:
         main()

@@ -21,7 +21,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 def make_schedule(steps: int = 20, **changes: Any) -> WeightSchedule:
     recipe = override(Recipe(), {f"loss.{key}": value for key, value in changes.items()}, "test")
-    return WeightSchedule(recipe.weights, recipe.loss, steps)
+    return WeightSchedule(recipe.loss, recipe.loss, steps)
 
 
 def test_a_number_stays_what_it_is() -> None:

@@ -4,7 +4,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from wmtp.config import ALGORITHMS, CONTROLS
+from pydantic_core import to_jsonable_python
+
+from wmtp.config import CONTROLS
+from wmtp.config.base import on_a_line
 from wmtp.errors import WMTPError
 from wmtp.registry import Registry, did_you_mean
 
@@ -38,8 +41,7 @@ def catalogue() -> dict[str, dict[str, str]]:
     from wmtp.weighting.scorers import SCORERS
 
     return {
-        "algorithms": {name: f"trains with the scorer {scorer}" for name, scorer in ALGORITHMS.items()},
-        "scorers": {name: _about(SCORERS, name) for name in SCORERS.names()},
+        "scorers": {name: _about_scorer(name) for name in SCORERS.names()},
         "controls": dict(CONTROLS),
         "tasks": {name: _about(TASKS, name) for name in TASKS.names()},
         "protocols": _protocols(),
@@ -70,6 +72,22 @@ def _about(registry: Registry[Any], name: str) -> str:
         return str(error)
     documented = getattr(factory, "__self__", factory)
     return (documented.__doc__ or "").strip().partition("\n")[0]
+
+
+def _about_scorer(name: str) -> str:
+    """What a scorer says of itself, and its settings with their defaults."""
+    from wmtp.weighting.scorers import SCORERS, config_of
+
+    about = _about(SCORERS, name)
+    try:
+        fields = config_of(name).model_fields
+    except WMTPError:  # which `about` tells
+        return about
+    defaults = {
+        field.alias or key: "…" if field.is_required() else field.get_default(call_default_factory=True)
+        for key, field in fields.items()
+    }
+    return f"{about} Settings: {on_a_line(to_jsonable_python(defaults))}." if fields else about
 
 
 def _first_comment(path: Path) -> str:

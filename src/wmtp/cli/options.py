@@ -1,12 +1,14 @@
 """Arguments and options that several commands share, and how they become a recipe and an environment."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wmtp.errors import WMTPError
+from wmtp.layout import RECIPE_FILE
 
 if TYPE_CHECKING:
     from wmtp.config import Config, Recipe
@@ -29,18 +31,26 @@ def load_recipe(
     from wmtp.cli.catalogue import find_recipe
     from wmtp.config import load
     from wmtp.evaluate.tasks import settings_of
+    from wmtp.weighting.scorers import with_settings
 
-    found, environment = load(find_recipe(recipe), config, [*(overrides or []), *consent_overrides(consent)])
+    path, given = find_recipe(recipe), [*(overrides or []), *consent_overrides(consent)]
+    found, environment = load(path, config, given)
     settings_of(found.evaluate)  # before any work
-    return found, environment
+    return with_settings(found, str(path), given), environment
 
 
 def open_run(
     directory: Path, overrides: list[str] | None, config: Path | None, consent: bool = False
 ) -> "Run":
+    from wmtp.config import concerns_scorer
     from wmtp.run import Run
+    from wmtp.weighting.scorers import with_settings
 
-    return Run.open(directory, [*(overrides or []), *consent_overrides(consent)], config)
+    given = [*(overrides or []), *consent_overrides(consent)]
+    run = Run.open(directory, given, config)
+    if not any(concerns_scorer(override.partition("=")[0]) for override in given):
+        return run  # whose scorer may not be here any more, and need not
+    return replace(run, recipe=with_settings(run.recipe, str(directory / RECIPE_FILE), given))
 
 
 def consent_overrides(given: bool) -> list[str]:

@@ -33,7 +33,7 @@ def inspect(
     from wmtp.cli.console import console
     from wmtp.report.terminal import render_token_weights, weight_legend
 
-    changes = [*(overrides or []), *([f"train.scorer={scorer}"] if scorer else [])]
+    changes = [*(overrides or []), *([f"scorer={scorer}"] if scorer else [])]
     opened = open_run(run, changes, config)
     from wmtp.experiment.weighted_documents import inspect_document
 

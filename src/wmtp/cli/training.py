@@ -109,7 +109,7 @@ def score(
         raise WMTPError("score: name the reference with --model, or set model.ref_id in the recipe")
     tokens = score_training_data(found, environment, location, output)
     print(f"scored {tokens:,} tokens with {location}: {output}")
-    show_next(f"wmtp train {recipe} train.algo=rho1-wmtp data.reference_scores={output}")
+    show_next(f"wmtp train {recipe} scorer=rho1-excess-v1 data.reference_scores={output}")
 
 
 def sample(
@@ -128,7 +128,7 @@ def sample(
     count = sample_answers(opened, output, per_prompt=per_prompt, temperature=temperature, limit=limit)
     print(f"sampled {count:,} completions: {output}")
     show_next(
-        f"wmtp train {run / 'recipe.yaml'} name=grpo train.scorer=grpo-v1 data.source={output} data.validation=0.05 "
+        f"wmtp train {run / 'recipe.yaml'} name=grpo scorer=grpo-v1 data.source={output} data.validation=0.05 "
         "'data.fields={prompt: prompt, completion: completion}' critic.reward=verifier "
         "evaluate.allow_code_execution=true"
     )

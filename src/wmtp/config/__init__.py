@@ -1,11 +1,11 @@
 """Config (environment) and Recipe (experiment), read, merged and validated once, here, without torch."""
 
+from wmtp.config.aliases import concerns_scorer
 from wmtp.config.base import Section
 from wmtp.config.data import DataConfig, FieldsConfig, ModelConfig, PythonSourceConfig, TinycodeConfig
 from wmtp.config.environment import Config, DevicesConfig, MeshConfig, MLflowConfig, PathsConfig
-from wmtp.config.files import changed_keys, load, override, recipe_from, to_dict, to_yaml
+from wmtp.config.files import changed_keys, load, override, recipe_from, to_dict, to_yaml, validate
 from wmtp.config.recipe import (
-    ALGORITHMS,
     CONTROLS,
     PROTOCOL_KEYS,
     CompareConfig,
@@ -18,14 +18,13 @@ from wmtp.config.weighting import (
     CriticConfig,
     LossConfig,
     Mode,
-    Rho1Config,
     Schedule,
     ScheduleConfig,
+    ScorerConfig,
     WeightConfig,
 )
 
 __all__ = [
-    "ALGORITHMS",
     "CONTROLS",
     "PROTOCOL_KEYS",
     "CompareConfig",
@@ -44,17 +43,19 @@ __all__ = [
     "PathsConfig",
     "PythonSourceConfig",
     "Recipe",
-    "Rho1Config",
     "Schedule",
     "ScheduleConfig",
+    "ScorerConfig",
     "Section",
     "TinycodeConfig",
     "TrainConfig",
     "WeightConfig",
     "changed_keys",
+    "concerns_scorer",
     "load",
     "override",
     "recipe_from",
     "to_dict",
     "to_yaml",
+    "validate",
 ]

@@ -1,7 +1,7 @@
 """Reading, merging, overriding and printing configuration files."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -10,10 +10,20 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
+from wmtp.config.aliases import (
+    ScorerChoice,
+    arms_in_todays_keys,
+    concerns_scorer,
+    current_key,
+    drop_old_keys,
+    refuse_unread,
+    what_became,
+)
 from wmtp.config.base import Section
 from wmtp.config.environment import Config
 from wmtp.config.recipe import Recipe
 from wmtp.errors import WMTPError, joined_lines, one_line
+from wmtp.progress import note
 from wmtp.registry import did_you_mean
 
 
@@ -25,19 +35,58 @@ def load(
     Raises:
         WMTPError: what is wrong, in which file and key, and what would be right.
     """
-    recipe_tree = _read(recipe_path) if recipe_path else OmegaConf.create()
-    config_tree = _read(config_path) if config_path else OmegaConf.create()
+    config_tree = _merged(_read(config_path) if config_path else [])
+    changes: list[tuple[str, Any]] = []
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
             raise WMTPError(f"override {override!r} should look like key.sub=value")
-        _set(config_tree if _is_environment(key) else recipe_tree, key, _value(override, text))
+        if _is_environment(key):
+            _set(config_tree, key, _value(override, text))
+        else:
+            changes.append((key, _value(override, text)))
     for_recipe = [o for o in overrides if not _is_environment(o)]
     for_config = [o for o in overrides if _is_environment(o)]
-    return (
-        _validate(Recipe, _resolve(recipe_tree, recipe_path), str(recipe_path or "recipe"), for_recipe),
-        _validate(Config, _resolve(config_tree, config_path), str(config_path or "config"), for_config),
+    where = str(recipe_path or "recipe")
+    by_command = f"override {' '.join(o for o in for_recipe if concerns_scorer(o.partition('=')[0]))}"
+    values, choice = _recipe_values(_read(recipe_path) if recipe_path else [], changes, where, by_command)
+    arms = arms_in_todays_keys(values, choice, where)
+    refuse_unread([key for key, _ in changes], choice, arms.values(), by_command)
+    recipe = validate(Recipe, values, where, for_recipe)
+    config = validate(
+        Config, _resolve(config_tree, str(config_path)), str(config_path or "config"), for_config
     )
+    if became := what_became(choice, arms):
+        note(f"{where}: {became}")
+    return recipe, config
+
+
+def _recipe_values(
+    layers: Sequence[tuple[str, DictConfig]], changes: Sequence[tuple[str, Any]], where: str, changed_by: str
+) -> tuple[dict[str, Any], ScorerChoice]:
+    """A recipe out of layers and changes of dotted keys, and which scorer they choose."""
+    choice = ScorerChoice()
+    for name, layer in layers:
+        choice.read(_leaves(OmegaConf.to_container(layer)), name)
+    tree = _merged(layers)
+    for key, value in changes:
+        if not concerns_scorer(key):
+            _set(tree, key, value)
+    choice.read([(tuple(key.split(".")), value) for key, value in changes], changed_by)
+    tree["scorer"] = choice.section()
+    if choice.top_p is not None:
+        _set(tree, "loss.top_p", choice.top_p)
+    values = _resolve(tree, where)
+    drop_old_keys(values)
+    return values, choice
+
+
+def _leaves(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, (*path, str(key)))
+        else:
+            yield (*path, str(key)), value
 
 
 def _is_environment(override: str) -> bool:
@@ -63,10 +112,10 @@ def _value(override: str, text: str) -> Any:
 
 def override(recipe: Recipe, changes: Mapping[str, Any], where: str) -> Recipe:
     """A recipe with dotted keys changed; `where` names their origin in errors."""
-    tree = OmegaConf.create(to_dict(recipe))
-    for key, value in changes.items():
-        _set(tree, key, value)
-    return _validate(Recipe, _resolve(tree, None), where)
+    base = OmegaConf.create(to_dict(recipe))
+    values, choice = _recipe_values([(where, base)], list(changes.items()), where, where)
+    refuse_unread(changes, choice, [], where)
+    return validate(Recipe, values, where)
 
 
 def to_dict(section: Section) -> dict[str, Any]:
@@ -95,7 +144,8 @@ def changed_keys(old: Section, new: Section) -> list[str]:
     return sorted(key for key in before | after if before.get(key) != after.get(key))
 
 
-def _read(path: Path, chain: tuple[Path, ...] = ()) -> DictConfig:
+def _read(path: Path, chain: tuple[Path, ...] = ()) -> list[tuple[str, DictConfig]]:
+    """A file and what it extends, the latter first."""
     if path.resolve() in chain:
         raise WMTPError(f"{path}: extends itself")
     try:
@@ -107,9 +157,12 @@ def _read(path: Path, chain: tuple[Path, ...] = ()) -> DictConfig:
     if not isinstance(tree, DictConfig):
         raise WMTPError(f"{path}: should be a mapping of sections")
     parent = tree.pop("extends", None)
-    if parent is None:
-        return tree
-    merged = OmegaConf.merge(_read(path.parent / parent, (*chain, path.resolve())), tree)
+    extended = [] if parent is None else _read(path.parent / parent, (*chain, path.resolve()))
+    return [*extended, (str(path), tree)]
+
+
+def _merged(layers: Sequence[tuple[str, DictConfig]]) -> DictConfig:
+    merged = OmegaConf.merge(OmegaConf.create(), *(tree for _, tree in layers))
     assert isinstance(merged, DictConfig)
     return merged
 
@@ -121,11 +174,11 @@ def _set(tree: DictConfig, key: str, value: Any) -> None:
         raise WMTPError(f"{key}: {one_line(error)}") from None
 
 
-def _resolve(tree: DictConfig, path: Path | None) -> dict[str, Any]:
+def _resolve(tree: DictConfig, where: str) -> dict[str, Any]:
     try:
         resolved = OmegaConf.to_container(tree, resolve=True)
     except OmegaConfBaseException as error:
-        raise WMTPError(f"{path or 'override'}: {one_line(error)}") from None
+        raise WMTPError(f"{where}: {one_line(error)}") from None
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
 
@@ -136,43 +189,60 @@ def recipe_from(values: dict[str, Any], where: str) -> Recipe:
     Raises:
         WMTPError: another version of the package wrote it, and it means nothing in this one.
     """
-    return _validate(Recipe, values, where)
+    found, choice = _recipe_values([(where, OmegaConf.create(values))], (), where, where)
+    arms_in_todays_keys(found, choice, where)
+    return validate(Recipe, found, where)
 
 
 S = TypeVar("S", bound=Section)
 
 
-def _validate(section: type[S], values: dict[str, Any], where: str, overrides: Sequence[str] = ()) -> S:
+def validate(
+    section: type[S], values: dict[str, Any], where: str, overrides: Sequence[str] = (), under: str = ""
+) -> S:
+    """The section with these values.
+
+    Args:
+        where: names their origin in errors, unless one of the overrides is to blame.
+        under: the dotted key of the section itself.
+    Raises:
+        WMTPError: unknown keys or wrong values, a line each.
+    """
     try:
         return section.model_validate(values)
     except ValidationError as error:
-        lines = (_explain(section, dict(e), _blamed(dict(e), overrides) or where) for e in error.errors())
+        above = under.split(".") if under else []
+        lines = (_explain(section, dict(e), above, overrides, where) for e in error.errors())
         raise WMTPError("\n".join(lines)) from None
 
 
-def _blamed(error: dict[str, Any], overrides: Sequence[str]) -> str | None:
-    """The overrides of a key that is wrong or, of those in a section that is, the ones that the error speaks of."""
-    place = [str(part) for part in error["loc"]]
-    own, inside = [], []
-    for override in overrides:
-        parts = override.partition("=")[0].split(".")
-        if place[: len(parts)] == parts:
-            own.append(override)
-        elif parts[: len(place)] == place and re.search(rf"\b{re.escape(parts[-1])}\b", error["msg"]):
-            inside.append(override)
-    found = own or inside
-    return f"override {' '.join(found)}" if found else None
-
-
-def _explain(section: type[Section], error: dict[str, Any], where: str) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+def _explain(
+    section: type[Section], error: dict[str, Any], above: list[str], overrides: Sequence[str], where: str
+) -> str:
+    place = [*above, *map(str, error["loc"])]
+    key, message = ".".join(place), str(error["msg"]).removeprefix("Value error, ")
+    where = _blamed(place, message, overrides) or where
     if error["type"] == "extra_forbidden":
         known = _names_beside(section, error["loc"])
-        return f"{where}: unknown key {key!r}; {did_you_mean(str(error['loc'][-1]), known)}"
-    message = str(error["msg"]).removeprefix("Value error, ")
+        hint = did_you_mean(place[-1], known) if known else "there is nothing to set"
+        return f"{where}: unknown key {key!r}; {hint}"
     if error["type"] == "value_error":
         return f"{where}: {key}: {message}" if key else f"{where}: {message}"
     return f"{where}: {key}: {message[0].lower()}{message[1:]}, not {error['input']!r}"
+
+
+def _blamed(place: list[str], message: str, overrides: Sequence[str]) -> str | None:
+    """The overrides of a key that is wrong or, of those in a section that is, the ones that the error speaks of."""
+    own: dict[int, list[str]] = {}
+    inside = []
+    for override in overrides:
+        parts = current_key(override.partition("=")[0]).split(".")
+        if place[: len(parts)] == parts:
+            own.setdefault(len(parts), []).append(override)
+        elif parts[: len(place)] == place and re.search(rf"\b{re.escape(parts[-1])}\b", message):
+            inside.append(override)
+    found = own[max(own)] if own else inside
+    return f"override {' '.join(found)}" if found else None
 
 
 def _names_beside(section: type[Section], location: tuple[str | int, ...]) -> list[str]:

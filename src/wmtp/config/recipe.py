@@ -7,22 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from wmtp.config.base import Fraction, NonNegative, Positive, Section, Seed
 from wmtp.config.data import DataConfig, ModelConfig
-from wmtp.config.weighting import (
-    BlendConfig,
-    CriticConfig,
-    EntropyConfig,
-    GradNormConfig,
-    GRPOConfig,
-    LearnedConfig,
-    LossConfig,
-    Rho1Config,
-    Schedule,
-    WeightConfig,
-)
-from wmtp.registry import did_you_mean
-
-ALGORITHMS = {"mtp-baseline": "uniform", "rho1-wmtp": "rho1-excess-v1", "critic-wmtp": "critic-delta-v1"}
-"""Algorithm to the scorer it trains with."""
+from wmtp.config.weighting import CriticConfig, LossConfig, ScorerConfig
 
 CONTROLS = {
     "shuffled": "the weights of a step in fresh random places, per head",
@@ -65,8 +50,6 @@ class TrainConfig(Section):
     The last `keep_checkpoints` are kept, and every one whose step is a multiple of `keep_every`.
     """
 
-    algo: str = "mtp-baseline"
-    scorer: str | None = None
     control: Literal["shuffled", "matched-random"] | None = None
     steps: Positive = 1000
     batch_size: Positive = 32
@@ -91,8 +74,6 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _known(self) -> "TrainConfig":
-        if self.algo not in ALGORITHMS:
-            raise ValueError(f"unknown algo {self.algo!r}; {did_you_mean(self.algo, list(ALGORITHMS))}")
         if self.batch_size % self.rows_at_once:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size")
         if self.warmup_steps is not None and self.warmup_share is not None:
@@ -112,11 +93,6 @@ class TrainConfig(Section):
     def rows_at_once(self) -> int:
         """Rows of a micro-batch."""
         return self.micro_batch_size or self.batch_size
-
-    @property
-    def scorer_name(self) -> str:
-        """The scorer that is named, else the algorithm's."""
-        return self.scorer or ALGORITHMS[self.algo]
 
 
 class EvaluateConfig(Section):
@@ -183,13 +159,8 @@ class Recipe(Section):
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     loss: LossConfig = LossConfig()
-    rho1: Rho1Config = Rho1Config()
+    scorer: ScorerConfig = ScorerConfig()
     critic: CriticConfig = CriticConfig()
-    entropy: EntropyConfig = EntropyConfig()
-    grad_norm: GradNormConfig = GradNormConfig()
-    grpo: GRPOConfig = GRPOConfig()
-    learned: LearnedConfig = LearnedConfig()
-    blend: BlendConfig = {}
     evaluate: EvaluateConfig = EvaluateConfig()
     compare: CompareConfig = CompareConfig()
 
@@ -201,23 +172,3 @@ class Recipe(Section):
                 f"data.sequence_length {self.data.sequence_length}"
             )
         return self
-
-    @model_validator(mode="after")
-    def _blend_mixes(self) -> "Recipe":
-        if self.train.scorer_name != "blend":
-            return self
-        ends = [(c.start, c.end) if isinstance(c, Schedule) else (c, c) for c in self.blend.values()]
-        if any(value < 0 for pair in ends for value in pair):
-            raise ValueError("blend: a coefficient goes below 0")
-        if not any(start > 0 for start, _ in ends) or not any(end > 0 for _, end in ends):
-            raise ValueError("blend: name scorers with their coefficients, at least one of them above 0")
-        if "blend" in self.blend:
-            raise ValueError("blend: cannot hold itself")
-        return self
-
-    @property
-    def weights(self) -> WeightConfig:
-        """`loss` with `rho1.percentile_top_p`, where that is given, as its `top_p`."""
-        if self.rho1.percentile_top_p is None:
-            return self.loss
-        return self.loss.model_copy(update={"top_p": self.rho1.percentile_top_p})

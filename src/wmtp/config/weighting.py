@@ -2,14 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from wmtp.config.base import Positive, Section
 
 Mode = Literal["soft", "emphasis", "skip", "proportional"]
 
 Share = Annotated[float, Field(gt=0, le=1)]
-Coefficient = Annotated[float, Field(ge=0)]
 
 
 class Schedule(Section):
@@ -75,11 +74,22 @@ class LossConfig(WeightConfig):
         return self
 
 
-class Rho1Config(Section):
-    """`percentile_top_p`, the fraction that is kept or emphasised, goes before `loss.top_p` where given."""
+class ScorerConfig(Section):
+    """Which scorer, and its settings: a class of its own knows which there are. A text is short for the name."""
 
-    excess: Literal["signed", "absolute", "relative"] = "signed"
-    percentile_top_p: Share | None = None
+    model_config = ConfigDict(extra="allow")
+
+    name: Annotated[str, Field(min_length=1)] = "uniform"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All but the name."""
+        return dict(self.model_extra or {})
 
 
 class CriticConfig(Section):
@@ -120,34 +130,3 @@ class CriticConfig(Section):
         if (self.reward == "reward_model") != (self.reward_model is not None):
             raise ValueError("reward reward_model and the key reward_model, its path, go together")
         return self
-
-
-class EntropyConfig(Section):
-    """Whether tokens at which the learner is uncertain get more weight (`high`) or less."""
-
-    prefer: Literal["high", "low"] = "high"
-
-
-class GradNormConfig(Section):
-    """`smoothing` is the coefficient of the moving average along a document."""
-
-    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.5
-
-
-class GRPOConfig(Section):
-    """Advantages are clipped to ±`clip`; the worst completion of a group then gets weight 0, the best 2."""
-
-    clip: Annotated[float, Field(gt=0)] = 2.0
-
-
-class LearnedConfig(Section):
-    """The weighting network, and the clean rows that teach it: `clean` selects training rows as `data.where` does."""
-
-    clean: dict[str, Any] = {"curated": True}
-    rows: Positive = 4
-    hidden: Positive = 16
-    lr: Annotated[float, Field(gt=0)] = 0.01
-
-
-BlendConfig = dict[str, Coefficient | Schedule]
-"""Scorer to coefficient; they are divided by their sum."""

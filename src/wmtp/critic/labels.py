@@ -24,7 +24,6 @@ from wmtp.data.rows import Row
 from wmtp.data.splits import group_numbers, held_out
 from wmtp.environment import choose_device, choose_dtype
 from wmtp.errors import WMTPError
-from wmtp.weighting.scorers.base import Need
 
 
 def labelled_documents(
@@ -64,7 +63,7 @@ def labelled_documents(
 
 
 def training_columns(
-    recipe: Recipe, config: Config, data: Data, needs: frozenset[Need]
+    recipe: Recipe, config: Config, data: Data, needs: frozenset[str]
 ) -> dict[str, NDArray[np.float32]]:
     """`rewards` and `advantages` of every training token's document, where the scorer needs them."""
     wanted = needs & {"rewards", "advantages"}

@@ -35,6 +35,7 @@ from wmtp.tracking.tracker import Tracker, mlflow_follower
 from wmtp.train.assemble import scorer_needs
 from wmtp.train.optim import check_schedule
 from wmtp.train.run import train, train_critic, write_reference_scores
+from wmtp.weighting.scorers import with_settings
 
 Say = Callable[[str], None]
 
@@ -95,7 +96,10 @@ def choose_arms(recipe: Recipe, names: Sequence[str] | None) -> list[Arm]:
             raise WMTPError(f"compare: unknown arm {name!r}; {did_you_mean(name, list(arms))}")
     if recipe.compare.baseline not in wanted:
         wanted.insert(0, recipe.compare.baseline)
-    chosen = [Arm(name, arms[name], override(recipe, arms[name], f"compare.arms.{name}")) for name in wanted]
+    chosen = []
+    for name in wanted:
+        where = f"compare.arms.{name}"
+        chosen.append(Arm(name, arms[name], with_settings(override(recipe, arms[name], where), where)))
     for arm in chosen:
         check_schedule(arm.recipe.train)
     return chosen

@@ -79,7 +79,7 @@ def diagnose(run: Run, scorers: Sequence[str] | None) -> tuple[list[Diagnosis], 
     with progress("diagnose", len(chosen)) as update:
         for number, name in enumerate(chosen, start=1):
             try:
-                own = override(recipe, {"train.scorer": name, "train.control": None}, name)
+                own = override(recipe, {"scorer": name, "train.control": None}, name)
                 weights[name], entries = _weights(own, run.config, data, location, planted)
             except WMTPError as error:
                 if scorers is not None:

@@ -70,7 +70,7 @@ def inspect_document(run: Run, text: str | None, document: int) -> TokenSample:
     if text is not None:
         if scorer_needs(recipe) & {"rewards", "advantages", "alignment"}:
             raise WMTPError(
-                f"--text: scorer {recipe.train.scorer_name!r} reads what is known of training rows; "
+                f"--text: scorer {recipe.scorer.name!r} reads what is known of training rows; "
                 f"name one of them with --sample"
             )
         recipe = override(recipe, {"data.reference_scores": None}, "--text")
@@ -84,7 +84,7 @@ def inspect_document(run: Run, text: str | None, document: int) -> TokenSample:
     else:
         population = sorted({*range(min(POPULATION, len(data.train))), document})
     weights = _weights(run, recipe, data, population)
-    return token_sample(data, document, {recipe.train.scorer_name: weights[document]})
+    return token_sample(data, document, {recipe.scorer.name: weights[document]})
 
 
 def _title(row: Mapping[str, Any], index: int) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from wmtp.config import ALGORITHMS, Config
+from wmtp.config import Config, recipe_from
 from wmtp.errors import WMTPError
 from wmtp.layout import (
     COMPARISON_FILE,
@@ -231,10 +231,8 @@ class RunDelivery:
         self._send("params", [Param(key, wanted[key]) for key in wanted.keys() - known.params.keys()])
         latest = wanted | {key: known.tags.get(CHANGED + key, value) for key, value in known.params.items()}
         changed = {CHANGED + key: value for key, value in wanted.items() if latest[key] != value}
-        train = recipe["train"]
-        scorer = train.get("scorer") or ALGORITHMS[train["algo"]]
-        control = train.get("control") or "none"
-        own = {"algo": train["algo"], "scorer": scorer, "control": control, "seed": str(recipe["seed"])}
+        found = recipe_from(recipe, "recipe.yaml")
+        own = {"scorer": found.scorer.name, "control": found.train.control or "none", "seed": str(found.seed)}
         self._send_tags(changed | own)
 
     def _send_tags(self, tags: Mapping[str, str]) -> None:

@@ -27,9 +27,10 @@ from wmtp.model.loading import load_config, load_mtp, model_fingerprint
 from wmtp.model.modeling import MTPForCausalLM
 from wmtp.train.module import WeightedMTP
 from wmtp.train.state import memory_tensors, trained_parameters
+from wmtp.weighting.needs import sources_of
 from wmtp.weighting.refscores import load_scores
-from wmtp.weighting.scorers import create_scorer
-from wmtp.weighting.scorers.base import Need
+from wmtp.weighting.scorers import scorer_of
+from wmtp.weighting.scorers.base import CleanRowsConfig
 
 EAGER_ROWS = 512
 """Up to this row length plain attention trains faster in bf16 on a CPU than the fused one (docs/decisions.md)."""
@@ -70,7 +71,7 @@ def assemble_trained(recipe: Recipe, config: Config, data: Data, location: Path)
     module, _ = assemble(recipe, config, data, location, World(choose_device(config.devices)))
     memory = memory_tensors(module)
     trained = recipe_from(checkpoint.load_state(location)["recipe"], str(location))
-    is_own = trained.train.scorer_name == recipe.train.scorer_name
+    is_own = trained.scorer.name == recipe.scorer.name
     if is_own and memory.keys() <= checkpoint.tensor_names(location, "training").keys():
         checkpoint.load_tensors(location, "training", memory)
     return module
@@ -96,9 +97,9 @@ def critic_on_devices(
     return module, parallel
 
 
-def scorer_needs(recipe: Recipe) -> frozenset[Need]:
-    """What the recipe's scorer asks for."""
-    return create_scorer(recipe.train.scorer_name, recipe).needs
+def scorer_needs(recipe: Recipe) -> frozenset[str]:
+    """The sources (`weighting.needs`) of what the recipe's scorer asks for."""
+    return sources_of(scorer_of(recipe).needs)
 
 
 def _learner(
@@ -149,20 +150,20 @@ def _module(
         compute_dtype=dtype,
         reference=_reference(recipe, data, needs, with_weights=with_weights),
         critic=critic,
-        clean=CleanRows(recipe, data) if "alignment" in needs else None,
+        clean=CleanRows(recipe, data, scorer_of(recipe).clean_rows) if "alignment" in needs else None,
         group=group,
     )
 
 
 def _reference(
-    recipe: Recipe, data: Data, needs: frozenset[Need], *, with_weights: bool
+    recipe: Recipe, data: Data, needs: frozenset[str], *, with_weights: bool
 ) -> PreTrainedModel | None:
     """The reference model, if one has to run beside the learner."""
     if "reference_ce" not in needs or recipe.data.reference_scores is not None:
         return None
     if recipe.model.ref_id is None:
         raise WMTPError(
-            f"scorer {recipe.train.scorer_name!r} needs a reference model: set model.ref_id, or "
+            f"scorer {recipe.scorer.name!r} needs a reference model: set model.ref_id, or "
             f"data.reference_scores to a file that `wmtp score` wrote"
         )
     location = str(checkpoint.resolve_model(recipe.model.ref_id, "model.ref_id"))
@@ -176,27 +177,28 @@ def _compute_dtype(config: Config) -> torch.dtype:
 
 
 class CleanRows:
-    """Training rows of known quality, a few for every step: `learned.clean` says which, the seed in what order.
+    """Training rows of known quality, a few for every step: `clean` says which, the seed in what order.
 
     Raises:
         WMTPError: a row lacks one of the fields, or none is left.
     """
 
-    def __init__(self, recipe: Recipe, data: Data) -> None:
+    def __init__(self, recipe: Recipe, data: Data, settings: CleanRowsConfig) -> None:
         rows = data.rows.train
-        keep_where(rows, recipe.learned.clean, f"data.source {recipe.data.source}", "learned.clean")
-        is_clean = np.array([all(row[k] == v for k, v in recipe.learned.clean.items()) for row in rows])
+        keep_where(rows, settings.clean, f"data.source {recipe.data.source}", "scorer.clean")
+        is_clean = np.array([all(row[k] == v for k, v in settings.clean.items()) for row in rows])
+        self._rows = settings.rows
         self._dataset = data.train
         self._documents = np.flatnonzero(is_clean[data.train.sources])
         self._recipe = recipe
 
     def __call__(self, step: int) -> Batch:
-        """`learned.rows` packed rows."""
+        """`rows` packed rows."""
         recipe, length = self._recipe, self._recipe.data.sequence_length
-        count = min(len(self._documents), 64 * recipe.learned.rows)
+        count = min(len(self._documents), 64 * self._rows)
         order = np.random.default_rng([recipe.seed, step]).choice(self._documents, count, replace=False)
         rows = pack(self._dataset.lengths.tolist(), order.tolist(), length)
-        return collate(self._dataset, rows[: recipe.learned.rows], length)
+        return collate(self._dataset, rows[: self._rows], length)
 
 
 def reference_scores(recipe: Recipe, data: Data) -> NDArray[np.float16] | None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -25,9 +26,10 @@ from wmtp.model.modeling import MTPForCausalLM
 from wmtp.model.packed import next_token_hidden, packed_trunk
 from wmtp.train.validation import validation_ce
 from wmtp.weighting.controls import apply_control
+from wmtp.weighting.needs import LEARNER, NEEDS, Sources, sources_of
 from wmtp.weighting.schedule import WeightSchedule
-from wmtp.weighting.scorers import create_scorer
-from wmtp.weighting.scorers.base import OF_LEARNER, ScoreInputs, StepInfo, checked_call, checked_complete
+from wmtp.weighting.scorers import scorer_of
+from wmtp.weighting.scorers.base import ScoreInputs, StepInfo, checked_call, checked_complete
 from wmtp.weighting.weights import normalise, weight_statistics
 
 
@@ -77,9 +79,9 @@ class WeightedMTP(nn.Module):
         self.reference = reference
         self.critic = critic
         self.recipe = recipe
-        self.scorer_name = recipe.train.scorer_name
-        self.scorer = create_scorer(self.scorer_name, recipe)
-        weights = recipe.weights.model_copy(update={"mode": recipe.loss.mode or self.scorer.mode})
+        self.scorer_name = recipe.scorer.name
+        self.scorer = scorer_of(recipe)
+        weights = recipe.loss.model_copy(update={"mode": recipe.loss.mode or self.scorer.mode})
         wanted = recipe.loss.schedule.temperature or recipe.loss.schedule.effective_share
         if wanted and weights.mode != "soft" and self.scorer_name != "blend":  # whose parts may be soft
             raise WMTPError(
@@ -165,7 +167,7 @@ class WeightedMTP(nn.Module):
         with autocast(batch.ids.device, self.compute_dtype):
             if self._reads_trunk:
                 trunk = packed_trunk(self.model, batch)
-            if trunk is not None and self.scorer.needs & OF_LEARNER:
+            if trunk is not None and self._sources & LEARNER:
                 hidden_0 = self.model.head(trunk, 0)
         return self._scores(batch, trunk, hidden_0, targets_bsh, valid_bsh, clean_gradient)
 
@@ -253,16 +255,20 @@ class WeightedMTP(nn.Module):
         return gradient
 
     def _clean_gradient_of(self, step: int, device: torch.device) -> Tensor | None:
-        if "alignment" not in self.scorer.needs:
+        if "alignment" not in self._sources:
             return None
         if self.clean is None:
-            raise WMTPError(f"scorer {self.scorer_name!r} needs clean rows (learned.clean)")
+            raise WMTPError(f"scorer {self.scorer_name!r} needs clean rows (scorer.clean)")
         return self.clean_gradient(self.clean(step).to(device))
+
+    @property
+    def _sources(self) -> frozenset[str]:
+        return sources_of(self.scorer.needs)
 
     @property
     def _reads_trunk(self) -> bool:
         own_trunk = self.critic is not None and self.critic.backbone is None
-        return bool(self.scorer.needs & OF_LEARNER) or own_trunk
+        return bool(self._sources & LEARNER) or own_trunk
 
     @torch.no_grad()
     def _scores(
@@ -274,32 +280,30 @@ class WeightedMTP(nn.Module):
         valid_bsh: Tensor,
         clean_gradient: Tensor | None,
     ) -> Tensor:
-        needs = self.scorer.needs
         targets_bs, valid_bs = targets_bsh[..., 0], valid_bsh[..., 0]
-        known: dict[str, Tensor] = {}
-        if needs & OF_LEARNER:
+
+        @cache
+        def statistics() -> TokenStatistics:
             assert hidden_0 is not None
-            found = self._token_statistics(
+            return self._token_statistics(
                 hidden_0,
                 self.model.unembedding,
                 targets_bs,
                 valid_bs,
-                entropy="entropy" in needs,
-                gradient_norm="gradient_norm" in needs,
+                entropy="entropy" in self._sources,
+                gradient_norm="gradient_norm" in self._sources,
                 clean_gradient=clean_gradient,
             )
-            known["learner_ce_bs"] = found.ce
-            for name in ("entropy", "gradient_norm", "alignment"):
-                if (value := getattr(found, name)) is not None:
-                    known[f"{name}_bs"] = value
-        if "reference_ce" in needs:
-            known["reference_ce_bs"] = self._reference_ce(batch, targets_bs, valid_bs)
-        if "values" in needs:
-            known["values_bs"] = self._values(batch, trunk)
-        for name in needs & {"rewards", "advantages"}:
-            known[f"{name}_bs"] = self._column(batch, name)
-        shaped = {name: value.view(valid_bs.shape) for name, value in known.items()}
-        return checked_call(self.scorer_name, self.scorer, ScoreInputs(batch, valid_bs, **shaped))
+
+        sources = Sources(
+            learner=lambda name: getattr(statistics(), name),
+            reference_ce=lambda: self._reference_ce(batch, targets_bs, valid_bs),
+            values=lambda: self._values(batch, trunk),
+            column=lambda name: self._column(batch, name),
+        )
+        needs = [name for name in NEEDS if name in self.scorer.needs]  # in the same order on every rank
+        known = {f"{name}_bs": NEEDS[name].read(sources).view(valid_bs.shape) for name in needs}
+        return checked_call(self.scorer_name, self.scorer, ScoreInputs(batch, valid_bs, **known))
 
     def _values(self, batch: Batch, trunk: TrunkOutput | None) -> Tensor:
         if self.critic is None:

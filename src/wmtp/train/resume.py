@@ -16,6 +16,7 @@ from wmtp.errors import WMTPError
 from wmtp.progress import note
 from wmtp.rank import restarts
 from wmtp.train.optim import check_schedule, learning_rate
+from wmtp.weighting.scorers import with_settings
 
 RESUMABLE = (
     "name",
@@ -109,7 +110,7 @@ def refuse_other_recipe(
     Raises:
         WMTPError: it did; says which keys. Or the schedule over more steps does not fit.
     """
-    saved = recipe_from(state["recipe"], str(start))
+    saved = with_settings(recipe_from(state["recipe"], str(start)), str(start))
     same = RESUMABLE if saved.train.warmup != recipe.train.warmup else (*RESUMABLE, "train.warmup_")
     if extend and recipe.train.steps > saved.train.steps:
         check_schedule(recipe.train)

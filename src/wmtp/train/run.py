@@ -31,6 +31,7 @@ from wmtp.train.resume import Resume, keep_precision, make_loader, note_extensio
 from wmtp.train.stage_one import critic_recipe, learn_values
 from wmtp.train.trainer import Trainer
 from wmtp.weighting.refscores import write_scores
+from wmtp.weighting.scorers import with_settings
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def train(
         follow: who follows the run, and its stage 1.
     """
     configure_torch(config.devices)
+    recipe = with_settings(recipe, "recipe")
     with ExitStack() as stack:
         stack.enter_context(_full_disk_as_one_line(run))
         world = stack.enter_context(processes(config.devices))

@@ -28,7 +28,7 @@ from wmtp.train.trainer import Trainer
 
 def critic_recipe(recipe: Recipe) -> Recipe:
     """The recipe of stage 1: the run's, without weighting and with `critic.overrides`."""
-    plain = {"name": CRITIC, "train.algo": "mtp-baseline", "train.scorer": None, "train.control": None}
+    plain = {"name": CRITIC, "scorer": "uniform", "train.control": None}
     return override(recipe, plain | recipe.critic.overrides, "critic.overrides")
 
 

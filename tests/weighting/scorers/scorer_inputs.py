@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wmtp.config import Recipe, WeightConfig
+from wmtp.config import WeightConfig
 from wmtp.data.loader import Batch
 from wmtp.data.targets import make_targets
 from wmtp.weighting.scorers.base import ScoreInputs, Scorer, StepInfo
@@ -80,18 +80,12 @@ def documents(inputs: ScoreInputs) -> Iterator[tuple[int, list[int]]]:
 class PerHead(Scorer):
     """[B, S, H]: an importance for every head, of its own."""
 
-    def __init__(self, _recipe: Recipe) -> None:
-        pass
-
     def __call__(self, inputs: ScoreInputs) -> Tensor:
         return torch.stack([(inputs.batch.ids * (h + 2) % 7).float() for h in range(HEADS)], dim=2)
 
 
 class SometimesNaN(Scorer):
     """The token itself, but NaN where its id is even."""
-
-    def __init__(self, _recipe: Recipe) -> None:
-        pass
 
     def __call__(self, inputs: ScoreInputs) -> Tensor:
         ids = inputs.batch.ids

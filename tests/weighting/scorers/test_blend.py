@@ -5,8 +5,9 @@ import torch
 from scorer_inputs import HEADS, make_inputs, step_info
 from torch import Tensor
 
+from refusals import refusal
 from wmtp.config import Recipe, WeightConfig, override
-from wmtp.weighting.scorers import create_scorer
+from wmtp.weighting.scorers import create_scorer, scorer_of, with_settings
 from wmtp.weighting.scorers.base import ScoreInputs, StepInfo
 from wmtp.weighting.scorers.blend import Blend
 from wmtp.weighting.weights import expand, normalise
@@ -15,11 +16,11 @@ PER_HEAD, SOMETIMES_NAN = "scorer_inputs:PerHead", "scorer_inputs:SometimesNaN"
 
 
 def make_recipe(**coefficients: Any) -> Recipe:
-    return override(Recipe(), {"train.scorer": "blend", "blend": coefficients}, "test")
+    return override(Recipe(), {"scorer": {"name": "blend", "parts": coefficients}}, "test")
 
 
 def make_blend(recipe: Recipe) -> Blend:
-    scorer = create_scorer("blend", recipe)
+    scorer = scorer_of(recipe)
     assert isinstance(scorer, Blend)
     return scorer
 
@@ -66,7 +67,7 @@ def test_scheduled_coefficients_mix_by_the_step(step: int, share: float) -> None
     rises = {"start": 0.0, "end": 2.0, "steps": 9}
     recipe, inputs = make_recipe(**{"rho1-excess-v1": fades, "entropy-v1": rises}), make_inputs()
     info = step_info(inputs, step=step, steps=20)
-    first, second = (own_weights(name, recipe, inputs, info) for name in recipe.blend)
+    first, second = (own_weights(name, recipe, inputs, info) for name in recipe.scorer.settings["parts"])
     close(blended(recipe, inputs, info), share * first + (1 - share) * second)
 
 
@@ -124,7 +125,7 @@ def test_a_score_of_a_part_that_is_not_finite_is_not_hidden() -> None:
     assert nan.any()
     assert mixed[nan].isnan().all()
     rest = info.valid_bsh & ~nan
-    expected = sum(0.5 * own_weights(name, recipe, inputs, info) for name in recipe.blend)
+    expected = sum(0.5 * own_weights(name, recipe, inputs, info) for name in recipe.scorer.settings["parts"])
     assert isinstance(expected, Tensor)
     close(mixed[rest], expected[rest])
     config = info.config.model_copy(update={"mode": "proportional"})
@@ -172,15 +173,45 @@ def test_micro_batches_are_completed_together() -> None:
 @pytest.mark.parametrize(
     ("blend", "line"),
     [
-        ({}, "test: blend: name scorers with their coefficients, at least one of them above 0"),
+        ({}, "recipe: scorer.parts: name scorers with their coefficients, at least one of them above 0"),
         (
             {"uniform": 0.0},
-            "test: blend: name scorers with their coefficients, at least one of them above 0",
+            "recipe: scorer.parts: name scorers with their coefficients, at least one of them above 0",
         ),
-        ({"blend": 1.0}, "test: blend: cannot hold itself"),
-        ({"uniform": {"start": 1.0, "end": -1.0}}, "test: blend: a coefficient goes below 0"),
+        ({"blend": 1.0}, "recipe: scorer.parts: cannot hold itself"),
+        ({"uniform": {"start": 1.0, "end": -1.0}}, "recipe: scorer.parts: a coefficient goes below 0"),
     ],
 )
 def test_a_mixture_of_nothing_is_refused(blend: dict[str, Any], line: str) -> None:
     with pytest.raises(ValueError, match="^" + line.replace(".", r"\.") + "$"):
-        make_recipe(**blend)
+        make_blend(make_recipe(**blend))
+
+
+def test_it_holds_nothing_between_calls_but_what_its_parts_remember() -> None:
+    """One that answers in another shape, or another blend, may score between the micro-batches of a step."""
+    recipe = make_recipe(**{"entropy-v1": 1.0, PER_HEAD: 1.0})
+    inputs = make_inputs()
+    scorer = make_blend(recipe)
+    before = dict(vars(scorer))
+    scores = scorer(inputs)
+    assert vars(scorer) == before
+    close(make_blend(recipe).complete(scores, step_info(inputs)), blended(recipe, inputs, step_info(inputs)))
+
+
+def test_parts_have_settings_of_their_own() -> None:
+    given = {"parts": {"entropy-v1": 1.0, "grpo-v1": 1.0}, "settings": {"entropy-v1": {"prefer": "low"}}}
+    recipe, inputs = override(Recipe(), {"scorer": {"name": "blend", **given}}, "test"), make_inputs()
+    complete = with_settings(recipe, "test").scorer.settings
+    assert complete["settings"] == {"entropy-v1": {"prefer": "low"}, "grpo-v1": {"clip": 2.0}}
+    entropy = make_blend(recipe).parts["entropy-v1"]
+    assert torch.equal(entropy(inputs)[inputs.valid_bs], -inputs.entropy_bs[inputs.valid_bs])
+    for settings, line in (
+        (
+            {"entropy-v1": {"prefer": "lo"}},
+            "scorer.settings: entropy-v1: prefer: input should be 'high' or 'low', not",
+        ),
+        ({"grpo-v1": {"clp": 1}}, "scorer.settings: grpo-v1: unknown key 'clp'; did you mean 'clip'?"),
+        ({"uniform": {}}, "scorer.settings: 'uniform' is none of the parts"),
+    ):
+        wrong = override(recipe, {"scorer.settings": settings}, "test")
+        assert refusal(lambda wrong=wrong: with_settings(wrong, "r.yaml")).startswith(f"r.yaml: {line}")

@@ -4,13 +4,13 @@ import pytest
 import torch
 from scorer_inputs import make_inputs
 
-from wmtp.config import Recipe, override
+from wmtp.config import Recipe
 from wmtp.weighting.scorers import create_scorer
 
 
 @pytest.mark.parametrize(("prefer", "sign"), [("high", 1), ("low", -1)])
 def test_it_is_the_entropy_with_either_sign(prefer: str, sign: int) -> None:
-    scorer = create_scorer("entropy-v1", override(Recipe(), {"entropy.prefer": prefer}, "test"))
+    scorer = create_scorer("entropy-v1", Recipe(), {"prefer": prefer})
     assert scorer.needs == {"entropy"}
     assert scorer.mode == "soft"
     inputs = make_inputs()

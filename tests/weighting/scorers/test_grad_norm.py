@@ -4,13 +4,13 @@ import pytest
 import torch
 from scorer_inputs import documents, make_inputs
 
-from wmtp.config import Recipe, override
+from wmtp.config import Recipe
 from wmtp.weighting.scorers import create_scorer
 from wmtp.weighting.scorers.base import ScoreInputs, Scorer
 
 
 def make_scorer(smoothing: float) -> Scorer:
-    return create_scorer("grad-norm-v1", override(Recipe(), {"grad_norm.smoothing": smoothing}, "test"))
+    return create_scorer("grad-norm-v1", Recipe(), {"smoothing": smoothing})
 
 
 def averages(inputs: ScoreInputs, beta: float) -> torch.Tensor:

@@ -4,13 +4,13 @@ import pytest
 import torch
 from scorer_inputs import documents, make_inputs
 
-from wmtp.config import Recipe, override
+from wmtp.config import Recipe
 from wmtp.weighting.scorers import create_scorer
 from wmtp.weighting.scorers.base import Scorer
 
 
 def make_scorer(clip: float) -> Scorer:
-    return create_scorer("grpo-v1", override(Recipe(), {"grpo.clip": clip}, "test"))
+    return create_scorer("grpo-v1", Recipe(), {"clip": clip})
 
 
 @pytest.mark.parametrize("clip", [0.5, 2.0, 1e6])

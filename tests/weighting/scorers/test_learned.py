@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scorer_inputs import make_inputs, step_info
 from torch import Tensor
 
-from wmtp.config import Recipe, override
+from wmtp.config import Recipe
 from wmtp.weighting.scorers import create_scorer
 from wmtp.weighting.scorers.base import ScoreInputs
 from wmtp.weighting.scorers.learned import Learned
@@ -18,8 +18,7 @@ Floats = NDArray[np.float64]
 
 
 def make_scorer(**changes: float) -> Learned:
-    settings = {"learned.hidden": HIDDEN, **{f"learned.{name}": value for name, value in changes.items()}}
-    scorer = create_scorer("learned-v1", override(Recipe(), settings, "test"))
+    scorer = create_scorer("learned-v1", Recipe(), {"hidden": HIDDEN, **changes})
     assert isinstance(scorer, Learned)
     return scorer
 
@@ -80,7 +79,7 @@ def test_every_weight_is_1_before_it_has_learnt() -> None:
 
 def test_the_first_layer_is_drawn_from_the_seed() -> None:
     first, again = make_scorer(), make_scorer()
-    other = create_scorer("learned-v1", override(Recipe(), {"learned.hidden": HIDDEN, "seed": 1}, "test"))
+    other = create_scorer("learned-v1", Recipe(seed=1), {"hidden": HIDDEN})
     assert torch.equal(first.state()["parameters"], again.state()["parameters"])
     assert not torch.equal(first.state()["parameters"], other.state()["parameters"])
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scorer_inputs import make_inputs
 
-from wmtp.config import Recipe, Rho1Config, override
+from wmtp.config import Recipe
 from wmtp.errors import WMTPError
 from wmtp.weighting.scorers import create_scorer
 from wmtp.weighting.scorers.base import ScoreInputs
@@ -22,7 +22,7 @@ def score(
     reference: torch.Tensor = REFERENCE,
     valid: torch.Tensor = VALID,
 ) -> torch.Tensor:
-    scorer = create_scorer("rho1-excess-v1", Recipe(rho1=Rho1Config(excess=excess)))
+    scorer = create_scorer("rho1-excess-v1", Recipe(), {"excess": excess})
     batch = make_inputs().batch
     return scorer(ScoreInputs(batch, valid, learner_ce_bs=learner, reference_ce_bs=reference))
 
@@ -70,5 +70,5 @@ def test_it_asks_for_both_models_and_its_default_is_signed() -> None:
 
 
 def test_an_unknown_excess_is_refused() -> None:
-    with pytest.raises(WMTPError, match=r"rho1\.excess: .*'signed', 'absolute' or 'relative', not 'sqared'"):
-        override(Recipe(), {"rho1.excess": "sqared"}, "recipe")
+    with pytest.raises(WMTPError, match=r"^recipe: scorer\.excess: .*'absolute' or 'relative', not 'sqared'"):
+        score("sqared")

@@ -4,32 +4,26 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from wmtp.config import Mode, WeightConfig
+from wmtp.config import Mode, Recipe, Section, WeightConfig
+from wmtp.config.base import Positive
 from wmtp.data.loader import Batch
 from wmtp.errors import WMTPError, is_out_of_memory, type_and_message
+from wmtp.weighting.needs import NEEDS
 from wmtp.weighting.weights import expand
 
-Need = Literal[
-    "learner_ce", "entropy", "gradient_norm", "alignment", "reference_ce", "values", "rewards", "advantages"
-]
-"""What a scorer may ask for beside the batch itself: a field of `ScoreInputs`, without its suffix."""
 
-OF_LEARNER: frozenset[Need] = frozenset({"learner_ce", "entropy", "gradient_norm", "alignment"})
-"""Needs that take the learner's logits of head 0."""
-
-
-@dataclass(frozen=True)
 class ScoreInputs:
     """What is known of a micro-batch when its tokens are scored, [B, S] each, float32 and without gradient.
 
-    Entry [b, s] is about the token at s + 1, except in the batch and in the last three. What a scorer does not need
-    is None. Where `valid_bs` is false anything may stand, usually NaN.
+    Entry [b, s] is about the token at s + 1, except in the batch and in the last three. Beside `batch` and `valid_bs`
+    there is only what the scorer needs. Where `valid_bs` is false anything may stand, usually NaN.
 
     Attributes:
         batch: the packed rows themselves.
@@ -45,16 +39,13 @@ class ScoreInputs:
         advantages_bs: that reward, standardised among the completions of the same prompt.
     """
 
-    batch: Batch
-    valid_bs: Tensor
-    learner_ce_bs: Tensor | None = None
-    entropy_bs: Tensor | None = None
-    gradient_norm_bs: Tensor | None = None
-    alignment_bs: Tensor | None = None
-    reference_ce_bs: Tensor | None = None
-    values_bs: Tensor | None = None
-    rewards_bs: Tensor | None = None
-    advantages_bs: Tensor | None = None
+    def __init__(self, batch: Batch, valid_bs: Tensor, **known: Tensor) -> None:
+        self.batch = batch
+        self.valid_bs = valid_bs
+        vars(self).update(known)
+
+    def __getattr__(self, name: str) -> Tensor:
+        raise AttributeError(f"{name} is not known; add {name.removesuffix('_bs')!r} to the scorer's needs")
 
 
 @dataclass(frozen=True)
@@ -77,17 +68,33 @@ class StepInfo:
     group: ProcessGroup | None = None
 
 
+class CleanRowsConfig(Section):
+    """Settings of a scorer that needs `alignment`: `clean` selects training rows as `data.where` does, `rows` packed
+    ones are read for every step."""
+
+    clean: dict[str, Any] = Field(default={"curated": True})
+    rows: Positive = 4
+
+
 class Scorer(ABC):
-    """Gives tokens importance. `SCORERS.create(name, recipe)` calls the class with the recipe.
+    """Gives tokens importance.
 
     Attributes:
-        needs: which of the optional `ScoreInputs` it reads.
+        Config: its settings, those beside `name` in the recipe's `scorer`; a class of fields with defaults.
+        needs: what it reads of `ScoreInputs` beside the batch, some of `NEEDS`.
         mode: how its scores become weights unless `loss.mode` says otherwise: "soft" where only differences between
             scores mean something, "proportional" where they are weights up to a factor.
+        config: the settings of this one.
     """
 
-    needs: frozenset[Need] = frozenset()
+    Config: ClassVar[type[Section]] = Section
+    needs: frozenset[str] = frozenset()
     mode: Mode = "soft"
+    config: Any = None
+
+    def __init__(self, config: Any, recipe: Recipe) -> None:  # noqa: ARG002
+        """With settings, a `Config`, and the recipe they are from, which may name a seed or a critic."""
+        self.config = config
 
     @abstractmethod
     def __call__(self, inputs: ScoreInputs) -> Tensor:
@@ -103,6 +110,11 @@ class Scorer(ABC):
             scores: what `__call__` gave for all micro-batches of this rank, one after the other.
         """
         return scores
+
+    @property
+    def clean_rows(self) -> CleanRowsConfig:
+        """The rows that `alignment` is with."""
+        return self.config if isinstance(self.config, CleanRowsConfig) else CleanRowsConfig()
 
     def state(self) -> dict[str, Tensor]:
         """The tensors in which it remembers earlier steps, the same on every rank; saved, and restored in place."""
@@ -184,9 +196,9 @@ def checked_scorer(name: str, scorer: object) -> Scorer:
         raise WMTPError(
             f"scorer {name!r} gives its needs as a {type(scorer.needs).__name__}; it should be a set"
         )
-    unknown = sorted(map(str, scorer.needs - set(get_args(Need))))
+    unknown = sorted(map(str, scorer.needs - NEEDS.keys()))
     if unknown:
-        raise WMTPError(f"scorer {name!r} needs {unknown[0]!r}; there is {', '.join(get_args(Need))}")
+        raise WMTPError(f"scorer {name!r} needs {unknown[0]!r}; there is {', '.join(NEEDS)}")
     if scorer.mode not in get_args(Mode):
         raise WMTPError(f"scorer {name!r} has the mode {scorer.mode!r}; there is {', '.join(get_args(Mode))}")
     return scorer

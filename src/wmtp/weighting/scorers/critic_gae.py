@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from wmtp.config import Mode, Recipe
+from wmtp.config import Mode, Recipe, Section
 from wmtp.distributed.world import all_reduce
 from wmtp.weighting.advantage import gae
-from wmtp.weighting.scorers.base import Need, ScoreInputs, Scorer, StepInfo
+from wmtp.weighting.scorers.base import ScoreInputs, Scorer, StepInfo
 
 MOMENTUM = 0.99
 """Of the running statistics, per optimiser step."""
@@ -20,18 +20,17 @@ class CriticGAE(Scorer):
     document paid with its last token; exp(A / β) as in advantage-weighted regression (Peng et al. 2019).
     """
 
-    needs: frozenset[Need] = frozenset({"values", "rewards"})
+    needs: frozenset[str] = frozenset({"values", "rewards"})
     mode: Mode = "proportional"
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, config: Section, recipe: Recipe) -> None:
+        super().__init__(config, recipe)
         self.critic = recipe.critic
         self.moments = torch.zeros(3, dtype=torch.float64)
         """Decayed sums over supervised tokens: their number, A and A²."""
 
     def __call__(self, inputs: ScoreInputs) -> Tensor:
         """[B, S] float32, A of the token at s + 1."""
-        assert inputs.values_bs is not None
-        assert inputs.rewards_bs is not None
         return gae(
             inputs.rewards_bs,
             inputs.values_bs,

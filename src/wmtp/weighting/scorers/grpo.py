@@ -1,9 +1,12 @@
 """Group-relative advantages: completions that did better than others of the same prompt."""
 
+from typing import Annotated
+
+from pydantic import Field
 from torch import Tensor
 
-from wmtp.config import Mode, Recipe
-from wmtp.weighting.scorers.base import Need, ScoreInputs, Scorer
+from wmtp.config import Mode, Section
+from wmtp.weighting.scorers.base import ScoreInputs, Scorer
 
 
 class GRPO(Scorer):
@@ -14,15 +17,17 @@ class GRPO(Scorer):
     is mapped to [0, 2], the average completion to 1.
     """
 
-    needs: frozenset[Need] = frozenset({"advantages"})
+    class Config(Section):
+        """Advantages are clipped to ±`clip`; the worst completion of a group then gets weight 0, the best 2."""
+
+        clip: Annotated[float, Field(gt=0)] = 2.0
+
+    needs: frozenset[str] = frozenset({"advantages"})
     mode: Mode = "proportional"
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.clip = recipe.grpo.clip
+    config: Config
 
     def __call__(self, inputs: ScoreInputs) -> Tensor:
         """[B, S] float32 in [0, 2] for the token at s + 1, which lies in the document of position s."""
-        assert inputs.advantages_bs is not None
-        return (1.0 + inputs.advantages_bs.clamp(-self.clip, self.clip) / self.clip).where(
-            inputs.valid_bs, 0.0
-        )
+        clip = self.config.clip
+        return (1.0 + inputs.advantages_bs.clamp(-clip, clip) / clip).where(inputs.valid_bs, 0.0)

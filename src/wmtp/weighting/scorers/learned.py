@@ -1,13 +1,16 @@
 """A small network that learns, while the model learns, which tokens help on clean data."""
 
 import math
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from wmtp.config import Mode, Recipe
+from wmtp.config.base import Positive
 from wmtp.distributed.world import all_reduce
-from wmtp.weighting.scorers.base import Need, ScoreInputs, Scorer, StepInfo
+from wmtp.weighting.scorers.base import CleanRowsConfig, ScoreInputs, Scorer, StepInfo
 
 FEATURES = 3
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -22,12 +25,20 @@ class Learned(Scorer):
     It learns in float64: Adam divides by the gradient, and where that is near 0 rounding would decide.
     """
 
-    needs: frozenset[Need] = frozenset({"learner_ce", "entropy", "alignment"})
+    class Config(CleanRowsConfig):
+        """The weighting network, and the clean rows that teach it."""
+
+        hidden: Positive = 16
+        lr: Annotated[float, Field(gt=0)] = 0.01
+
+    needs: frozenset[str] = frozenset({"learner_ce", "entropy", "alignment"})
     mode: Mode = "proportional"
 
-    def __init__(self, recipe: Recipe) -> None:
-        hidden = recipe.learned.hidden
-        self.lr = recipe.learned.lr
+    config: Config
+
+    def __init__(self, config: Config, recipe: Recipe) -> None:
+        super().__init__(config, recipe)
+        hidden = config.hidden
         self.shapes = {"w1": (hidden, FEATURES), "b1": (hidden,), "w2": (1, hidden), "b2": (1,)}
         generator = torch.Generator().manual_seed(recipe.seed)
         first = torch.randn(hidden * FEATURES, generator=generator).double() / math.sqrt(FEATURES)
@@ -43,9 +54,6 @@ class Learned(Scorer):
 
     def __call__(self, inputs: ScoreInputs) -> Tensor:
         """[B, S, 3]: cross-entropy, entropy and alignment of the token at s + 1."""
-        assert inputs.learner_ce_bs is not None
-        assert inputs.entropy_bs is not None
-        assert inputs.alignment_bs is not None
         return torch.stack([inputs.learner_ce_bs, inputs.entropy_bs, inputs.alignment_bs], dim=2)
 
     def complete(self, scores: Tensor, info: StepInfo) -> Tensor:
@@ -80,7 +88,7 @@ class Learned(Scorer):
         memory["second_moment"].lerp_(gradient.square(), 1 - BETAS[1])
         first = memory["first_moment"] / (1 - BETAS[0] ** memory["updates"])
         second = memory["second_moment"] / (1 - BETAS[1] ** memory["updates"])
-        memory["parameters"] += self.lr * first / (second.sqrt() + EPSILON)
+        memory["parameters"] += self.config.lr * first / (second.sqrt() + EPSILON)
 
     def state(self) -> dict[str, Tensor]:
         """The network, and Adam's moments."""

@@ -3,15 +3,11 @@
 import torch
 from torch import Tensor
 
-from wmtp.config import Recipe
 from wmtp.weighting.scorers.base import ScoreInputs, Scorer
 
 
 class Uniform(Scorer):
     """Score 0 everywhere, so that every weight is 1."""
-
-    def __init__(self, _recipe: Recipe) -> None:
-        pass
 
     def __call__(self, inputs: ScoreInputs) -> Tensor:
         """[B, S] float32 zeros."""
