@@ -39,7 +39,9 @@ NUMERICAL = [
     "tests/evaluate/test_speed.py",
     "tests/train/test_module.py",
 ]
-LOWEST_PATHS = [f"tests/{name}" for name in ("model", "decode", "data", "weighting", "config", "cli", "report")]
+LOWEST_PATHS = [
+    f"tests/{name}" for name in ("model", "decode", "data", "weighting", "config", "cli", "report")
+]
 SMALL_DEMO = [
     "--arms=uniform,rho1",
     "train.steps=20",
