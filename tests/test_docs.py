@@ -247,7 +247,11 @@ def test_every_pytest_command_finds_its_tests() -> None:
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=pytest.mark.slow) if page.name == "scorers.md" else page for page in PAGES],
+    ids=[page.name for page in PAGES],
+)
 def test_every_python_block_runs(page: Path) -> None:
     for block in blocks(page, "python"):
         subprocess.run([sys.executable, "-c", block], check=True, capture_output=True)

@@ -23,9 +23,8 @@ def child(target: Any, *args: Any) -> multiprocessing.Process:
     return process
 
 
-@pytest.mark.parametrize(
-    ("step", "in_background"), [pytest.param(4, True, marks=pytest.mark.slow), (6, False)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("step", "in_background"), [(4, True), (6, False)])
 def test_killed_before_any_change_to_the_disk(step: int, in_background: bool, tmp_path: Path) -> None:
     """Replacing a checkpoint (4), and adding one (6) for which an older one goes."""
     start = tmp_path / "start"

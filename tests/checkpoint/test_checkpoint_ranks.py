@@ -87,7 +87,8 @@ def carry_on(
     return wrong
 
 
-@pytest.mark.parametrize("in_background", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("in_background", [False, True])
 def test_any_layout_goes_on_as_any_other(in_background: bool, tmp_path: Path) -> None:
     chain = [
         (1, "plain"),

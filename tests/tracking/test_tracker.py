@@ -46,6 +46,7 @@ def hanging_server() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.slow
 def test_records_arrive_while_training_goes_on_and_the_rest_at_its_end(
     make_run: MakeRun, config: Config, database: Database, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,7 +217,8 @@ with run_lock(run), Tracker(run, Config.model_validate_json(sys.argv[2]), every=
 """
 
 
-@pytest.mark.parametrize("children", ["none", pytest.param("fork", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("children", ["none", "fork"])
 def test_the_worker_outlives_a_killed_training_only_to_deliver(
     children: str, make_run: MakeRun, config: Config, database: Database
 ) -> None:

@@ -85,6 +85,7 @@ def sleep_in_data(beating: Heartbeat, rank: int) -> None:
     meet()
 
 
+@pytest.mark.slow
 def test_a_rank_that_holds_up_the_others_is_named_once_and_the_run_ends(port: int) -> None:
     processes = start(port, sleep_in_data)
     assert finish(processes) == [1, 1]

@@ -142,10 +142,8 @@ def test_a_run_stopped_between_saving_and_validating_validates_on_resuming(
     assert trajectory(run) == whole
 
 
-@pytest.mark.parametrize(
-    ("signum", "status"),
-    [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGUSR1, os.EX_TEMPFAIL)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGUSR1, os.EX_TEMPFAIL)])
 def test_a_signal_saves_and_leaves_a_resumable_run(
     signum: signal.Signals, status: int, make_recipe: Make, config: Config, tmp_path: Path
 ) -> None:
