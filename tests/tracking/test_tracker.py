@@ -165,6 +165,22 @@ def test_what_a_killed_worker_left_is_said_at_the_end_and_delivered_later(
 
 
 @pytest.mark.slow
+def test_signals_to_a_whole_job_leave_the_worker_at_work(
+    make_run: MakeRun, config: Config, database: Database
+) -> None:
+    run = make_run("r")
+    with Tracker(run, config, fresh=True, seconds=60) as tracking:
+        assert tracking._worker is not None
+        wait_until(lambda: (run / "mlflow.json").exists())
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+            os.kill(tracking._worker.pid, signum)
+        write_steps(run, range(1, 6))
+    [(_, status, run_id)] = database.runs()
+    assert status == "FINISHED"
+    assert database.steps(run_id) == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.slow
 def test_workers_killed_at_random_moments_lose_and_repeat_nothing(make_run: MakeRun, tmp_path: Path) -> None:
     config = Config.model_validate({"paths": {"runs": str(tmp_path / "runs")}, "mlflow": {"enabled": True}})
     run = make_run("r")

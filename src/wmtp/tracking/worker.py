@@ -7,6 +7,7 @@ was killed. Then it delivers the rest, once, and ends.
 import json
 import os
 import select
+import signal
 import sys
 import time
 import traceback
@@ -20,6 +21,7 @@ from wmtp.metrics import append_record
 from wmtp.tracking.deliver import RunDelivery
 from wmtp.tracking.ledger import Ledger, Tail, run_directories, sole_deliverer
 from wmtp.tracking.store import Store
+from wmtp.train.signals import STOPPING
 
 NICENESS = 10
 REQUEST_TIMEOUT = 10
@@ -39,6 +41,8 @@ def deliver_until_ended(
         run_id: MLflow run to continue if the directory does not say.
         every: seconds between deliveries, and between system metrics.
     """
+    for signum in (*STOPPING, signal.SIGHUP):  # which schedulers send to a whole job: the training answers
+        signal.signal(signum, signal.SIG_IGN)
     os.nice(NICENESS)
     run = Path(directory)
     with sole_deliverer(run, wait=True):  # the worker of the training before may be at its last round
