@@ -36,6 +36,7 @@ def test_everything_of_a_run_arrives(make_run: MakeRun, config: Config, database
     write_json(run / "evaluation-tinycode.json", evaluation(passed=3))
     (run / "checkpoints").mkdir()
     (run / "checkpoints" / "recipe.yaml").write_text("not an artifact")
+    (run / "heartbeat.json").write_text("{}")  # nor is this
 
     assert deliver_all(run, config) == [f"{run}: delivered 10 records, 5 files"]
 
@@ -96,6 +97,18 @@ def test_times_are_the_records_own_even_when_the_clock_went_backwards(
     assert abs(rows[3][1] / 1000 - time.time()) < 60
     assert database.rows("SELECT step FROM latest_metrics WHERE key = 'train/loss'") == [(4,)]
     assert database.rows("SELECT start_time FROM runs WHERE run_uuid = ?", run_id) == [(5000250,)]
+
+
+def test_a_run_that_is_delivered_late_ended_when_it_was_last_written_to(
+    make_run: MakeRun, config: Config, database: Database
+) -> None:
+    run = make_run("r", steps=10)
+    for path in run.iterdir():
+        os.utime(path, (5000.0, 5000.0))
+    os.utime(run / "metrics.jsonl", (6000.0, 6000.0))
+    (run / "mlflow.log").touch()
+    deliver_all(run, config)
+    assert database.rows("SELECT end_time FROM runs") == [(6000000,)]
 
 
 def test_thousands_of_records_arrive_in_order(make_run: MakeRun, config: Config, database: Database) -> None:

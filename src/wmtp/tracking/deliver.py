@@ -14,6 +14,7 @@ from wmtp.layout import (
     COMPARISON_FILE,
     ENVIRONMENT_FILE,
     EVALUATIONS,
+    HEARTBEAT_FILE,
     LEDGER_FILE,
     METRICS_FILE,
     RECIPE_FILE,
@@ -21,7 +22,7 @@ from wmtp.layout import (
 )
 from wmtp.storage import read_json, sha256_file
 from wmtp.tracking import names
-from wmtp.tracking.ledger import Ledger, Tail, run_directories, sole_deliverer, waiting_records
+from wmtp.tracking.ledger import LOG_FILE, Ledger, Tail, run_directories, sole_deliverer, waiting_records
 from wmtp.tracking.store import Store, refusals_as_one_line
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ PARENT_LEVELS = 3
 """A comparison's runs are `arms/<arm>/seed-<n>` below it."""
 CHANGED = "changed."
 ARTIFACTS = ("[!.]*.yaml", "[!.]*.json", "[!.]*.html", "samples/*.jsonl")
+NO_ARTIFACTS = (LEDGER_FILE, HEARTBEAT_FILE)
+"""These change all the time."""
 
 
 def deliver_all(directory: Path, config: Config) -> list[str]:
@@ -178,7 +181,10 @@ class RunDelivery:
         if status == "RUNNING":
             self._client.update_run(self._run_id, status=status)
         else:
-            last_change = max(path.stat().st_mtime for path in self._directory.glob("[!.]*"))
+            paths = [
+                path for path in self._directory.glob("[!.]*") if path.name not in (LEDGER_FILE, LOG_FILE)
+            ]
+            last_change = max(path.stat().st_mtime for path in paths)
             self._client.set_terminated(self._run_id, status, round(1000 * last_change))
         self._status = status
 
@@ -195,7 +201,9 @@ class RunDelivery:
         """Send what the files that changed say, then these files."""
         paths = [path for pattern in ARTIFACTS for path in sorted(self._directory.glob(pattern))]
         found = {
-            path.relative_to(self._directory): sha256_file(path) for path in paths if path.name != LEDGER_FILE
+            path.relative_to(self._directory): sha256_file(path)
+            for path in paths
+            if path.name not in NO_ARTIFACTS
         }
         changed = [name for name, checksum in found.items() if self._ledger.files.get(str(name)) != checksum]
         for name in changed:

@@ -18,6 +18,8 @@ from wmtp.storage import complete_lines, write_json
 from wmtp.typed_json import read_as
 
 LOCK_FILE = ".mlflow.lock"
+LOG_FILE = "mlflow.log"
+"""What the delivering process says."""
 
 
 @dataclass

@@ -10,12 +10,11 @@ from types import TracebackType
 
 from wmtp.config import Config, to_dict
 from wmtp.progress import working
-from wmtp.tracking.ledger import Ledger, waiting_records
+from wmtp.tracking.ledger import LOG_FILE, Ledger, waiting_records
 from wmtp.tracking.store import check_tracking
 from wmtp.train.follower import Follow
 from wmtp.train.signals import Stopped
 
-LOG_FILE = "mlflow.log"
 SECONDS_IN_HASTE = 5.0
 """At the end of a training that a signal or an error stopped: a scheduler may be about to kill it."""
 

@@ -16,12 +16,12 @@ from torch.distributed import DistError
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from wmtp.errors import type_and_message
+from wmtp.layout import HEARTBEAT_FILE
 from wmtp.rank import RankLost
 from wmtp.train.stuck import PHASES, Beat, behind, gone
 
 T = TypeVar("T")
 
-HEARTBEAT_FILE = "heartbeat.json"
 BEAT_SECONDS = 1.0
 FILE_BEATS = 5
 """The file is written every so many beats."""
