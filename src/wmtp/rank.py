@@ -9,6 +9,9 @@ from typing import NoReturn
 
 from wmtp.errors import WMTPError
 
+LAUNCHER = "WMTP_LAUNCHER"
+"""Environment variable: the process id of `wmtp train --nproc`."""
+
 OWN_TURN_SECONDS = 3.0
 LAST_TURN_SECONDS = 8.0
 
@@ -18,12 +21,12 @@ class RankLost(WMTPError):
 
 
 def started_by_torchrun() -> bool:
-    """Whether this process is a worker of an elastic agent, or of anything else that sets the same variables."""
+    """Whether torchrun started this process, or `wmtp train --nproc`, which sets the same variables."""
     return {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys()
 
 
 def restarts() -> int:
-    """How often this machine's elastic agent has started its processes anew after a crash."""
+    """How often this machine's launcher has started its processes anew after a crash."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
@@ -57,7 +60,13 @@ def leave(status: int) -> NoReturn:
 
 
 def end_with_launcher() -> None:
-    """Have the kernel send SIGTERM, which saves and stops, when the launcher dies and nobody else can. Linux only."""
+    """Have the kernel send SIGTERM, which saves and stops, when the launcher dies and nobody else can. Linux only.
+
+    If it is dead already, the store by which the ranks meet is gone, too, and this process ends here.
+    """
     if sys.platform == "linux" and started_by_torchrun():
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+        parent = str(os.getppid())
+        if os.environ.get(LAUNCHER, parent) != parent:
+            signal.raise_signal(signal.SIGTERM)

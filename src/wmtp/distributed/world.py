@@ -111,8 +111,8 @@ def processes(devices: DevicesConfig) -> Iterator[World]:
 def _meeting_place(timeout: timedelta) -> tuple[Store, int, int]:
     """The store of the rendezvous, this process's rank, and the number of processes.
 
-    An elastic agent keeps its store over restarts, with the addresses of processes that are gone, so every start gets
-    its own keys. On several machines that is left to torchrun, since their agents do not count restarts alike.
+    torchrun keeps its store over restarts, with the addresses of processes that are gone, so every start gets its own
+    keys. On several machines that is left to torchrun, whose agents there do not count restarts alike.
     """
     if not started_by_torchrun():
         return dist.HashStore(), 0, 1  # type: ignore[attr-defined]

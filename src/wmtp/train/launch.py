@@ -12,7 +12,7 @@ from types import FrameType
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from wmtp.errors import WMTPError
-from wmtp.rank import started_by_torchrun
+from wmtp.rank import LAUNCHER, started_by_torchrun
 from wmtp.sandbox import usable_cores
 from wmtp.train.signals import INTERRUPTED_STATUS, REQUEUE_STATUS, STOPPING, exit_status
 
@@ -99,6 +99,7 @@ def _workers(command: Sequence[str], nproc: int, restarts: int) -> Iterator[list
         "MASTER_PORT": str(store.port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",  # this one, which outlives every rank
         "TORCHELASTIC_RESTART_COUNT": str(restarts),
+        LAUNCHER: str(os.getpid()),
     }
     workers: list[Worker] = []
     try:
