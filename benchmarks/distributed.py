@@ -23,7 +23,16 @@ LAYOUTS = {
     "2 processes, DDP": (["devices.parallel=ddp"], 2),
     "2 processes, FSDP2": (["devices.parallel=fsdp"], 2),
 }
-SMALL = ["model.hidden_size=32", "model.layers=2", "data.vocab_size=300", "data.sequence_length=256"]
+SMALL = [
+    "model.hidden_size=32",
+    "model.layers=2",
+    "data.vocab_size=300",
+    "data.sequence_length=256",
+    "data.tinycode.train=400",
+    "data.tinycode.validation=20",
+    "data.tinycode.test=20",
+    "data.tinycode.curated=100",
+]
 
 
 def main() -> None:

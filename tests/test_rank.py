@@ -14,7 +14,9 @@ CODE = "from wmtp.rank import end_with_launcher; end_with_launcher(); print('goe
 @pytest.mark.parametrize("is_there", [True, False])
 def test_a_process_whose_launcher_died_before_it_began_ends(is_there: bool) -> None:
     variables = dict.fromkeys(("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"), "0")
-    launcher = os.getpid() if is_there else os.getppid()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    launcher = os.getpid() if is_there else ended.pid
     found = subprocess.run(
         [sys.executable, "-c", CODE],
         env=os.environ | variables | {"WMTP_LAUNCHER": str(launcher)},

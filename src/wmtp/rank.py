@@ -67,6 +67,13 @@ def end_with_launcher() -> None:
     if sys.platform == "linux" and started_by_torchrun():
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
-        parent = str(os.getppid())
-        if os.environ.get(LAUNCHER, parent) != parent:
+        if LAUNCHER in os.environ and not _is_there(int(os.environ[LAUNCHER])):
             signal.raise_signal(signal.SIGTERM)
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -79,6 +79,10 @@ except SystemExit: sys.exit("torch" in sys.modules)
         (["train", "demo", "--config", "gone.yaml"], "gone.yaml: no such file"),
         (["train", "demo", "--max-restarts", "2"], "--max-restarts: only valid with --nproc"),
         (
+            ["train", "demo", "--nproc", "2", "--max-restarts", "2", "--resume", "step-5"],
+            "--max-restarts: goes with --resume auto; with step-5 every restart would begin there again",
+        ),
+        (
             ["train", "demo", "devices.mesh={replicate: 2, shard: 2}"],
             "devices.mesh: one process cannot shard",
         ),

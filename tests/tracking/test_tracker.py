@@ -21,6 +21,7 @@ from wmtp.config import Config, to_dict
 from wmtp.errors import WMTPError
 from wmtp.lock import run_lock
 from wmtp.metrics import MetricsLog
+from wmtp.rank import OWN_TURN_SECONDS
 from wmtp.tracking import tracker
 from wmtp.tracking.deliver import deliver_all
 from wmtp.tracking.ledger import sole_deliverer, waiting_records
@@ -71,14 +72,8 @@ def test_records_arrive_while_training_goes_on_and_the_rest_at_its_end(
     ("error", "status"), [(Stopped(signal.SIGTERM, "there"), "KILLED"), (ValueError("broken"), "FAILED")]
 )
 def test_how_a_training_ended(
-    error: Exception,
-    status: str,
-    make_run: MakeRun,
-    config: Config,
-    database: Database,
-    monkeypatch: pytest.MonkeyPatch,
+    error: Exception, status: str, make_run: MakeRun, config: Config, database: Database
 ) -> None:
-    monkeypatch.setattr(tracker, "SECONDS_IN_HASTE", 60.0)  # to import MLflow, on a busy machine too
     run = make_run("r")
     with suppress(type(error)), Tracker(run, config, seconds=60):
         write_steps(run, range(1, 3))
@@ -353,3 +348,7 @@ def test_a_mistake_in_the_settings_ends_the_run_before_it_begins(make_run: MakeR
         Tracker(make_run("r"), at(config, tracking_uri="s3://b")),
     ):
         raise AssertionError
+
+
+def test_after_an_error_the_end_is_over_before_another_rank_speaks() -> None:
+    assert tracker.SECONDS_AT_END["FAILED"] < OWN_TURN_SECONDS

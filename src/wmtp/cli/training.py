@@ -55,6 +55,10 @@ def train(
         return
     if max_restarts and nproc is None:
         raise WMTPError("--max-restarts: only valid with --nproc; torchrun has an option of that name itself")
+    if max_restarts and resume not in ("auto", "never"):
+        raise WMTPError(
+            f"--max-restarts: goes with --resume auto; with {resume} every restart would begin there again"
+        )
     if nproc is not None:
         from wmtp.train.launch import launch
 

@@ -15,8 +15,9 @@ from wmtp.tracking.store import check_tracking
 from wmtp.train.follower import Follow
 from wmtp.train.signals import Stopped
 
-SECONDS_IN_HASTE = 5.0
-"""At the end of a training that a signal or an error stopped: a scheduler may be about to kill it."""
+SECONDS_AT_END = {"FINISHED": 30.0, "KILLED": 5.0, "FAILED": 2.0}
+"""By outcome: a scheduler may be about to kill a training that a signal stopped; and after an error another rank speaks
+when this one has not within `rank.OWN_TURN_SECONDS`, upon which the launcher ends it."""
 
 
 class Tracker:
@@ -28,7 +29,7 @@ class Tracker:
         directory: of a run, or of a comparison whose runs have trackers of their own.
         run_id: MLflow run to continue if the directory does not say: a checkpoint's.
         fresh: the training starts at step 0, and with it a new MLflow run.
-        seconds: at an orderly end, to deliver the rest.
+        seconds: to deliver the rest at the end; by default what `SECONDS_AT_END` gives the outcome.
         every: seconds between deliveries, and between system metrics.
 
     Raises:
@@ -42,7 +43,7 @@ class Tracker:
         run_id: str | None = None,
         *,
         fresh: bool = False,
-        seconds: float = 30.0,
+        seconds: float | None = None,
         every: float = 10.0,
     ) -> None:
         self._directory = directory
@@ -85,8 +86,8 @@ class Tracker:
     ) -> None:
         if self._worker is None:
             return
-        seconds = self._seconds if error is None else min(self._seconds, SECONDS_IN_HASTE)
         outcome = _outcome(error)
+        seconds = SECONDS_AT_END[outcome] if self._seconds is None else self._seconds
         with working("deliver to MLflow"):
             try:
                 self._worker.communicate(outcome, timeout=seconds)
