@@ -16,8 +16,8 @@ from wmtp.train.follower import Follow
 from wmtp.train.signals import Stopped
 
 SECONDS_AT_END = {"FINISHED": 30.0, "KILLED": 5.0, "FAILED": 2.0}
-"""By outcome: a scheduler may be about to kill a training that a signal stopped; and after an error another rank speaks
-when this one has not within `rank.OWN_TURN_SECONDS`, upon which the launcher ends it."""
+"""By outcome: a scheduler may be about to kill a training that a signal stopped; and after an error another rank
+speaks if this one has not within `rank.OWN_TURN_SECONDS`, upon which the launcher ends it."""
 
 
 class Tracker:
