@@ -8,6 +8,7 @@ import time
 from typing import NoReturn
 
 from wmtp.errors import WMTPError
+from wmtp.storage import remove_copies
 
 LAUNCHER = "WMTP_LAUNCHER"
 """Environment variable: the process id of `wmtp train --nproc`."""
@@ -56,6 +57,7 @@ def leave(status: int) -> NoReturn:
     """End this process without the interpreter's clean-up, in which FSDP2 on gloo sometimes aborts."""
     sys.stdout.flush()
     sys.stderr.flush()
+    remove_copies()
     os._exit(status)
 
 

@@ -102,6 +102,16 @@ def why_no_file(path: Path) -> str | None:
     return "is not a regular file: save it first" if path.exists() else "no such file"
 
 
+_COPIES: list[str] = []
+
+
+@atexit.register
+def remove_copies() -> None:
+    """Delete what `local_copy` has copied; a process that ends without the interpreter's clean-up calls this."""
+    while _COPIES:
+        shutil.rmtree(_COPIES.pop(), ignore_errors=True)
+
+
 @cache
 def local_copy(location: str) -> str:
     """Where on this machine a file or a folder can be read.
@@ -117,7 +127,7 @@ def local_copy(location: str) -> str:
     from fsspec.core import url_to_fs
 
     folder = tempfile.mkdtemp(prefix="wmtp-copy-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _COPIES.append(folder)
     try:
         filesystem, place = url_to_fs(location)
         copy = Path(folder) / PurePosixPath(place).name

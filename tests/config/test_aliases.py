@@ -170,6 +170,10 @@ def test_a_file_extends_another_of_before(tmp_path: Path, monkeypatch: pytest.Mo
         ),
         ("{entropy: {prefers: low}}", "unknown key 'entropy.prefers'; did you mean 'prefer'?"),
         ("{rho1: 3}", "rho1: should be settings, not 3"),
+        ("{scorer: null}", "scorer: should name a scorer, not None"),
+        ("{scorer: ''}", "scorer: should name a scorer, not ''"),
+        ("{scorer: '${name}'}", "the scorer's name '${name}': Interpolation key 'name' not found"),
+        ("{compare: {arms: {a: {3: 4}}}}", "compare.arms.a.3.[key]: input should be a valid string, not 3"),
         (
             "{train: {algo: rho-wmtp}}",
             "train.algo: unknown algo 'rho-wmtp'; did you mean 'rho1-wmtp' or 'critic-wmtp'?",
@@ -182,6 +186,45 @@ def test_a_contradiction_or_mistake_is_one_line(text: str, expected: str, tmp_pa
     with pytest.raises(WMTPError) as caught:
         load(path)
     assert str(caught.value) == f"{path}: {expected}"
+
+
+def test_keys_of_before_can_be_referred_to(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "name: ${train.algo}-${rho1.excess}\ntrain: {algo: mtp-baseline}\nrho1: {excess: signed}\n"
+    )
+    recipe, _ = load(path, None, ["train.algo=rho1-wmtp", "rho1.excess=absolute"])
+    assert recipe.name == "rho1-wmtp-absolute"
+
+
+def test_null_on_the_command_line_undoes_the_top_p_of_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("loss: {top_p: 0.5}\nrho1: {percentile_top_p: 0.3}\n")
+    assert load(path, None, ["rho1.percentile_top_p=null"])[0].loss.top_p == 0.5
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("changes", [{"scorer.parts": {"uniform": 1}}, {"blend": {"uniform": 1}}])
+def test_other_parts_of_a_mixture_leave_settings_of_the_first_behind(changes: dict[str, Any]) -> None:
+    settings = {"entropy-v1": {"prefer": "low"}}
+    mixed = {"scorer": {"name": "blend", "parts": {"entropy-v1": 1}, "settings": settings}}
+    found = override(override(Recipe(), mixed, "test"), changes, "test")
+    assert to_dict(found.scorer) == {"name": "blend", "parts": {"uniform": 1}, "settings": {}}
+
+
+@pytest.mark.parametrize(
+    ("change", "scorer"),
+    [
+        ("rho1={excess: absolute}", "rho1-excess-v1"),
+        ("learned.clean.curated=true", "learned-v1"),
+        ("blend.entropy-v1.start=1", "blend"),
+    ],
+)
+def test_so_is_a_whole_section_or_a_part_of_a_setting(change: str, scorer: str) -> None:
+    with pytest.raises(WMTPError, match=f"is a setting of the scorer {scorer}, and scorer.name is uniform"):
+        load(None, None, [change])
 
 
 def test_a_setting_that_nobody_reads_is_refused_where_it_is_asked_for() -> None:

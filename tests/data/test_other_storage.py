@@ -65,9 +65,10 @@ def test_a_storage_that_is_not_installed_is_one_line() -> None:
         local_copy("nowhere://a")
 
 
-def test_copies_end_with_the_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["", "; from wmtp.rank import leave; leave(0)"], ids=["return", "leave"])
+def test_copies_end_with_the_process(end: str, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("{}")
-    code = f"from wmtp.storage import local_copy; print(local_copy('file://{tmp_path}/a.jsonl'))"
+    code = f"from wmtp.storage import local_copy; print(local_copy('file://{tmp_path}/a.jsonl')){end}"
     copy = Path(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip())
     assert copy.name == "a.jsonl"
     assert not copy.parent.exists()

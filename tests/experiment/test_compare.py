@@ -107,6 +107,19 @@ def test_the_control_has_the_weights_of_its_scorer_in_other_places(finished: Fin
     assert moved
 
 
+def test_the_reference_s_settings_are_refused_before_it_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    changes = [
+        "compare.reference={model.heads: 1, evaluate.split: test}",
+        f"paths.runs={tmp_path}/runs",
+        f"paths.cache={tmp_path}/cache",
+    ]
+    recipe, config = load(tmp_path / "tiny.yaml", None, changes)
+    with pytest.raises(WMTPError, match=r"evaluate\.split test: task tinycode is not divided"):
+        compare(recipe, config, choose_arms(recipe, ["rho1"]), [0], lambda _: None)
+    assert not (tmp_path / "runs/tiny/reference").exists()
+
+
 def test_a_finished_comparison_is_only_read_again(finished: Finished) -> None:
     recipe, config, comparison, directory = finished
     patterns = ("arms/*/*/checkpoints/*/*", "**/evaluation-*.json")

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from wmtp.config.base import on_a_line
-from wmtp.errors import WMTPError
+from wmtp.errors import WMTPError, one_line
 from wmtp.registry import did_you_mean
 
 ALGORITHMS = {"mtp-baseline": "uniform", "rho1-wmtp": "rho1-excess-v1", "critic-wmtp": "critic-delta-v1"}
@@ -70,10 +71,14 @@ class ScorerChoice:
         layer = list(_expanded(layer))
         now = {path[1:] or ("name",): value for path, value in layer if path[0] == "scorer"}
         before = [(path, v) for path, v in layer if path[0] != "scorer" and concerns_scorer(".".join(path))]
+        if not now.get(("name",), True):
+            raise WMTPError(f"{where}: scorer: should name a scorer, not {now['name',]!r}")
         self._name = self._named(now.pop(("name",), None), before, where) or self._name
         for path, value in before:
             if path[0] != "train":
                 self._take_old(path, value, now, where)
+        if self.name == "blend" and ("parts",) in now:
+            self._leave_settings_behind(now["parts",])
         for path, value in now.items():
             _put(self._settings.setdefault(self.name, {}), path, value)
 
@@ -95,8 +100,8 @@ class ScorerChoice:
         """What the overrides of a recipe make of this choice, and those overrides in today's keys."""
         own = copy.deepcopy(self)
         own.old_keys = {}
-        own.read(((tuple(key.split(".")), value) for key, value in overrides.items()), where)
-        today = {key: value for key, value in overrides.items() if not concerns_scorer(key)}
+        own.read(((tuple(str(key).split(".")), value) for key, value in overrides.items()), where)
+        today = {key: value for key, value in overrides.items() if not concerns_scorer(str(key))}
         today |= {"loss.top_p": own.top_p} if own.top_p != self.top_p else {}
         return own, today | {"scorer": own.section()} if len(today) < len(overrides) else today
 
@@ -110,8 +115,8 @@ class ScorerChoice:
         return set(parts) if self.name == "blend" and isinstance(parts, dict) else set()
 
     def _named(self, name: Any, before: list[Change], where: str) -> Any:
-        name = _resolved(name)
-        old = {path[1]: _resolved(value) for path, value in before if path[0] == "train"}
+        name = _resolved(name, where)
+        old = {path[1]: _resolved(value, where) for path, value in before if path[0] == "train"}
         if "algo" in old:
             algo = str(old["algo"])
             if algo not in ALGORITHMS:
@@ -128,6 +133,12 @@ class ScorerChoice:
         self.old_keys |= {f"train.{key}": None for key, value in old.items() if value is not None}
         return name or meant
 
+    def _leave_settings_behind(self, parts: Any) -> None:
+        """Forget what was set of the parts of a mixture that other parts take the place of."""
+        blend = self._settings.get("blend", {})
+        if isinstance(blend.get("settings"), dict) and isinstance(parts, dict):
+            blend["settings"] = {name: own for name, own in blend["settings"].items() if name in parts}
+
     def _take_old(self, path: Path, value: Any, now: Mapping[Path, Any], where: str) -> None:
         scorer, key = "blend", ("parts", *path[1:])
         if path[0] != "blend":
@@ -137,7 +148,8 @@ class ScorerChoice:
             if key[0] not in known:
                 raise WMTPError(f"{where}: unknown key {'.'.join(path)!r}; {did_you_mean(key[0], known)}")
         if key == ("percentile_top_p",):
-            self.top_p = self.top_p if value is None else value
+            self.top_p = value
+            self.old_keys.pop(".".join(path), None)
             self.old_keys |= {} if value is None else {".".join(path): None}
             return
         if scorer == self.name and now.get(key, value) != value:
@@ -146,6 +158,8 @@ class ScorerChoice:
                 f"{now[key]}; keep the latter"
             )
         self.old_keys[".".join(path[:2])] = scorer
+        if path == ("blend",):
+            self._leave_settings_behind(value)
         for settings in (self._settings, self._of_sections):
             _put(settings.setdefault(scorer, {}), key, value)
         if scorer in self._parts:
@@ -170,7 +184,7 @@ def arms_in_todays_keys(values: dict[str, Any], choice: ScorerChoice, where: str
     places = [(arms, name, f"compare.arms.{name}") for name in arms] if isinstance(arms, dict) else []
     for holder, name, key in [*places, (compare, "reference", "compare.reference")]:
         overrides = holder.get(name)
-        if isinstance(overrides, dict) and any(map(concerns_scorer, overrides)):
+        if isinstance(overrides, dict) and any(concerns_scorer(str(key)) for key in overrides):
             found[key], holder[name] = choice.of_arm(overrides, f"{where}: {key}")
     return found
 
@@ -181,10 +195,13 @@ def refuse_unread(
     """Refuse to change a setting, by its key of before, of a scorer that neither recipe nor arms choose."""
     choices = [choice, *arms]
     for key in keys:
-        scorer = choice.old_keys.get(key)
-        if not any(one.uses(scorer) for one in choices):
-            names = ", ".join(sorted({one.name for one in choices}))
-            raise WMTPError(f"{where}: {key} is a setting of the scorer {scorer}, and scorer.name is {names}")
+        for old, scorer in choice.old_keys.items():
+            is_changed = old == key or old.startswith(f"{key}.") or key.startswith(f"{old}.")
+            if is_changed and not any(one.uses(scorer) for one in choices):
+                names = ", ".join(sorted({one.name for one in choices}))
+                raise WMTPError(
+                    f"{where}: {key} is a setting of the scorer {scorer}, and scorer.name is {names}"
+                )
 
 
 def what_became(choice: ScorerChoice, arms: Mapping[str, ScorerChoice]) -> str:
@@ -215,6 +232,9 @@ def _put(tree: dict[str, Any], path: Path, value: Any) -> None:
     tree[path[-1]] = copy.deepcopy(value)
 
 
-def _resolved(value: Any) -> Any:
+def _resolved(value: Any, where: str) -> Any:
     """A name that stands in the environment; other interpolations are resolved with the whole recipe."""
-    return OmegaConf.create({"it": value}).it if isinstance(value, str) else value
+    try:
+        return OmegaConf.create({"it": value}).it if isinstance(value, str) else value
+    except OmegaConfBaseException as error:
+        raise WMTPError(f"{where}: the scorer's name {value!r}: {one_line(error)}") from None

@@ -70,7 +70,7 @@ def _recipe_values(
         choice.read(_leaves(OmegaConf.to_container(layer)), name)
     tree = _merged(layers)
     for key, value in changes:
-        if not concerns_scorer(key):
+        if key.split(".")[0] != "scorer":  # keys of before, too: others may refer to them
             _set(tree, key, value)
     choice.read([(tuple(key.split(".")), value) for key, value in changes], changed_by)
     tree["scorer"] = choice.section()

@@ -209,9 +209,10 @@ def _differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
 
 
 def _train_and_evaluate(run: Run, shared: _Shared) -> None:
+    conditions = shared.conditions(run.recipe)  # so that settings are refused before training
     follow, data = mlflow_follower(run.config), shared.data(run.recipe)
     train(run.recipe, run.config, run.directory, resume="auto", data=data, follow=follow)
-    if not is_evaluated(run, shared.conditions(run.recipe)):
+    if not is_evaluated(run, conditions):
         evaluate_run(replace(run))  # so that the model goes with the copy
 
 

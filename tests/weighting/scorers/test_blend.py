@@ -187,6 +187,12 @@ def test_a_mixture_of_nothing_is_refused(blend: dict[str, Any], line: str) -> No
         make_blend(make_recipe(**blend))
 
 
+def test_settings_of_parts_that_are_wrong_are_no_second_mistake() -> None:
+    given = {"parts": {"blend": 1.0}, "settings": {"entropy-v1": {}}}
+    recipe = override(Recipe(), {"scorer": {"name": "blend", **given}}, "test")
+    assert refusal(lambda: with_settings(recipe, "r.yaml")) == "r.yaml: scorer.parts: cannot hold itself"
+
+
 def test_it_holds_nothing_between_calls_but_what_its_parts_remember() -> None:
     """One that answers in another shape, or another blend, may score between the micro-batches of a step."""
     recipe = make_recipe(**{"entropy-v1": 1.0, PER_HEAD: 1.0})

@@ -52,7 +52,8 @@ class Blend(Scorer):
         def _complete(
             cls, given: dict[str, dict[str, Any]], info: ValidationInfo
         ) -> dict[str, dict[str, Any]]:
-            parts = info.data.get("parts", {})
+            if (parts := info.data.get("parts")) is None:  # which has an error of its own
+                return given
             for name in given.keys() - parts.keys():
                 raise ValueError(f"{name!r} is none of the parts")
             return {name: to_dict(settings_of(name, given.get(name, {}), name, under="")) for name in parts}
