@@ -140,7 +140,8 @@ class TaskSettings:
 
     Attributes:
         protocols: by which it can be evaluated; the first one unless another is named.
-        splits: that it is divided into; the first one unless the protocol or the recipe names another.
+        splits: that it is divided into. Where the recipe names none, the protocol's, which is `test` unless it says
+            otherwise; the first one where that is none of them.
         reads_data: whether `evaluate.data` is the file of its problems.
         has_dates: whether its problems have dates, so that `start_date` and `end_date` choose among them.
     """
