@@ -32,10 +32,7 @@ TWO_STAGES = (
         (None, (), SAVING),
         (None, (), SAVING_BESIDE),
         (2, DDP, SAVING),
-        (2, DDP, SAVING_BESIDE),
-        (2, FSDP, SAVING),
         (2, FSDP, SAVING_BESIDE),
-        (4, DDP, SAVING_BESIDE),
     ],
     ids=lambda value: str(value).replace("train.", "").replace("devices.", ""),
 )

@@ -14,7 +14,6 @@ LAYOUTS: dict[str, tuple[int | None, tuple[str, ...]]] = {
     "1, sharded": (None, FSDP),
     "2, ddp": (2, DDP),
     "2, ddp, two micro-batches": (2, (*DDP, "train.micro_batch_size=2")),
-    "4, ddp": (4, DDP),
     "4, ddp, two micro-batches": (4, (*DDP, "train.micro_batch_size=1")),
     "2, fsdp": (2, FSDP),
     "2, fsdp, two micro-batches": (2, (*FSDP, "train.micro_batch_size=2")),
