@@ -237,3 +237,14 @@ def test_a_setting_that_nobody_reads_is_refused_where_it_is_asked_for() -> None:
     with pytest.raises(WMTPError) as caught:
         load(None, None, ["rho1.excess=absolute"])
     assert str(caught.value) == f"{line}uniform"
+
+
+def test_processes_of_a_launcher_leave_the_note_to_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WMTP_LAUNCHER", "1")
+    assert load(None, None, ["train.algo=rho1-wmtp"])[0].scorer.name == "rho1-excess-v1"
+    assert capsys.readouterr().err == ""
+    monkeypatch.delenv("WMTP_LAUNCHER")
+    load(None, None, ["train.algo=rho1-wmtp"])
+    assert capsys.readouterr().err.startswith("note: recipe: train.algo: now scorer: ")

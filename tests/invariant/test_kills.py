@@ -18,7 +18,7 @@ Whole = Callable[..., Path]
 SAVING = ("train.save_every=1", "train.async_save=false")
 SAVING_BESIDE = ("train.save_every=1", "train.async_save=true")
 TWO_STAGES = (
-    "train.algo=critic-wmtp",
+    "scorer=critic-delta-v1",
     "data.source=answers.jsonl",
     "critic.refresh_every=7",
     "critic.patience=50",

@@ -1,5 +1,6 @@
 """Reading, merging, overriding and printing configuration files."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from wmtp.config.environment import Config
 from wmtp.config.recipe import Recipe
 from wmtp.errors import WMTPError, joined_lines, one_line
 from wmtp.progress import note
+from wmtp.rank import LAUNCHER
 from wmtp.registry import did_you_mean
 
 
@@ -56,7 +58,7 @@ def load(
     config = validate(
         Config, _resolve(config_tree, str(config_path)), str(config_path or "config"), for_config
     )
-    if became := what_became(choice, arms):
+    if LAUNCHER not in os.environ and (became := what_became(choice, arms)):  # the launcher has said it
         note(f"{where}: {became}")
     return recipe, config
 
