@@ -85,10 +85,6 @@ def kill_at_random(tmp_path: Path, kills: int) -> None:
     assert newest >= kills
 
 
-def test_twenty_random_kills(tmp_path: Path) -> None:
-    kill_at_random(tmp_path, 20)
-
-
 @pytest.mark.slow
 def test_two_hundred_random_kills(tmp_path: Path) -> None:
     kill_at_random(tmp_path, 200)
