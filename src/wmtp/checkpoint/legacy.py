@@ -29,10 +29,8 @@ class LegacyReader(FileSystemReader):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == (
-            "builtins",
-            "getattr",
-        ):  # how Python 3.11.0 to 3.11.3 write an enumeration's member
+        # How Python 3.11.0 to 3.11.3 write an enumeration's member.
+        if (module, name) == ("builtins", "getattr"):
             return _member
         found = super().find_class(module, name)
         described = module.startswith("torch.distributed.checkpoint.") and isinstance(found, type)

@@ -57,10 +57,8 @@ class KeptArray:
                 raise WMTPError(
                     f"made with another {kind}: fingerprint {str(found.get(kind))[:16]} there, {wanted[:16]} here"
                 )
-        size, expected = (
-            path.stat().st_size if path.exists() else 0,
-            self.length * np.dtype(self.dtype).itemsize,
-        )
+        size = path.stat().st_size if path.exists() else 0
+        expected = self.length * np.dtype(self.dtype).itemsize
         if size != expected:
             raise WMTPError(f"{path.name} truncated: {size} bytes instead of {expected}")
         return np.memmap(path, dtype=self.dtype, mode="r", shape=(self.length,))
